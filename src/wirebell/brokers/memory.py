@@ -1,0 +1,149 @@
+"""The broker of one process: nothing leaves it, and nothing survives it.
+
+Delivery is a direct call, so a publication reaches the hub before ``publish`` returns, and no
+method ever suspends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+
+from wirebell.errors import BrokerClosed
+from wirebell.history import HistoryLog, StreamSlice
+from wirebell.interfaces import BrokerListener
+from wirebell.model import (
+    ChannelOptions,
+    ClientInfo,
+    History,
+    Membership,
+    Publication,
+    StreamPosition,
+)
+from wirebell.presence import Presence
+from wirebell.settings import Settings
+
+__all__ = ("MemoryBroker", "MemoryPresenceStore", "create")
+
+# Expired history is swept this often; a read never sees it in between.
+SWEEP_SECONDS = 1.0
+
+
+class MemoryBroker:
+    """A `wirebell.interfaces.Broker` inside one process.
+
+    Args:
+        settings: Bounds of the history that is kept.
+        clock: Monotonic seconds; tests give their own.
+    """
+
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.log = HistoryLog(
+            lambda: secrets.token_hex(4),
+            channels_max=settings.history_channels_max,
+            bytes_max=settings.history_bytes_max,
+        )
+        self.subscribed: set[str] = set()
+        self.listener: BrokerListener | None = None
+        self.sweeper: asyncio.TimerHandle | None = None
+
+    async def start(self, listener: BrokerListener) -> None:
+        """Begin to deliver to ``listener``."""
+        self.listener = listener
+        self._sweep()
+
+    async def aclose(self) -> None:
+        """Stop; idempotent. History stays readable by nobody."""
+        self.listener = None
+        if self.sweeper is not None:
+            self.sweeper.cancel()
+            self.sweeper = None
+
+    async def subscribe(self, channel: str) -> None:
+        """Receive what is put into a channel from now on; idempotent."""
+        self._running()
+        self.subscribed.add(channel)
+
+    async def unsubscribe(self, channel: str) -> None:
+        """Receive nothing of a channel any more; idempotent."""
+        self._running()
+        self.subscribed.discard(channel)
+
+    async def publish(
+        self, channel: str, publication: Publication, options: ChannelOptions
+    ) -> StreamPosition:
+        """Append to history, where the channel has one, and deliver."""
+        listener = self._running()
+        if options.history is not None:
+            publication = self.log.append(channel, publication, options.history, self.clock())
+        if channel in self.subscribed:
+            listener.handle_item(channel, publication)
+        return StreamPosition(publication.offset, publication.epoch)
+
+    async def publish_membership(self, channel: str, membership: Membership) -> None:
+        """Deliver a join or a leave."""
+        listener = self._running()
+        if channel in self.subscribed:
+            listener.handle_item(channel, membership)
+
+    async def history(
+        self, channel: str, options: ChannelOptions, *, since: StreamPosition | None, limit: int
+    ) -> StreamSlice:
+        """Read what is kept."""
+        self._running()
+        return self.log.read(
+            channel, options.history or History(), self.clock(), since=since, limit=limit
+        )
+
+    async def remove_history(self, channel: str) -> None:
+        """Forget what is kept."""
+        self._running()
+        self.log.remove(channel)
+
+    def _running(self) -> BrokerListener:
+        """Return the listener, or say that there is none."""
+        if self.listener is None:
+            raise BrokerClosed("the memory broker is not running")
+        return self.listener
+
+    def _sweep(self) -> None:
+        """Free what has expired, and come back."""
+        self.log.expire(self.clock())
+        self.sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+
+
+class MemoryPresenceStore:
+    """A `wirebell.interfaces.PresenceStore` inside one process.
+
+    Args:
+        clock: Monotonic seconds; tests give their own.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.presence = Presence()
+        self.swept_at = clock()
+
+    async def add(self, channel: str, info: ClientInfo, *, ttl_seconds: float) -> None:
+        """Write an entry, or renew its lease."""
+        now = self.clock()
+        if now - self.swept_at >= ttl_seconds:
+            self.presence.expire(now)
+            self.swept_at = now
+        self.presence.add(channel, info, expires_at=now + ttl_seconds)
+
+    async def remove(self, channel: str, client_id: str) -> None:
+        """Remove an entry; idempotent."""
+        self.presence.remove(channel, client_id)
+
+    async def members(self, channel: str) -> dict[str, ClientInfo]:
+        """Read who is there."""
+        return self.presence.members(channel, self.clock())
+
+
+def create(settings: Settings) -> tuple[MemoryBroker, MemoryPresenceStore]:
+    """Create the broker and the presence store of ``memory://``."""
+    return MemoryBroker(settings), MemoryPresenceStore()

@@ -1,0 +1,3 @@
+"""Alembic's migrations of the reference app, inside the package so that a wheel has them."""
+
+__all__ = ()

@@ -1,0 +1,242 @@
+"""The log of a channel: positions, retention, recovery.
+
+Strategy: a `HistoryLog` is what a broker in this process keeps; `recover` is the one rule by
+which every broker's clients come back. Both are pure: ``now`` and fresh epochs are arguments.
+
+Invariants: the kept publications of a stream have rising offsets without a hole, and the last one
+is the top of the stream or there is none.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import msgspec
+
+from wirebell.model import History, Publication, StreamPosition
+
+__all__ = ("HistoryLog", "Recovery", "StreamSlice", "recover")
+
+# Rebuilding a small heap again and again would cost more than its entries.
+STALE_DEADLINES_MAX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What a client that was away gets.
+
+    Attributes:
+        publications: What it missed, oldest first.
+        recovered: True when that is everything; false when the client must read state anew.
+    """
+
+    publications: tuple[Publication, ...]
+    recovered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSlice:
+    """A part of a stream, and the stream's top at the moment of reading.
+
+    Attributes:
+        publications: Oldest first; offsets rise by exactly 1.
+        top: Position of the newest publication ever appended; offset 0 when there was none.
+    """
+
+    publications: tuple[Publication, ...]
+    top: StreamPosition
+
+
+def recover(
+    stream: Sequence[Publication], top: StreamPosition, since: StreamPosition, *, limit: int
+) -> Recovery:
+    """Find the publications a client missed while it was away.
+
+    Args:
+        stream: What history still holds, oldest first; offsets rise by exactly 1.
+        top: Position of the newest publication ever appended (offset 0 when none).
+        since: Position the client saw last. An empty epoch matches any epoch.
+        limit: Most publications to hand back, 1 or more; a wider gap is not recovered.
+
+    Returns:
+        Missed publications, oldest first. ``recovered`` is false, and the tuple empty,
+        when the epoch changed, history was trimmed past ``since``, or the gap exceeds ``limit``.
+
+    Raises:
+        ValueError: ``limit`` is below 1.
+
+    Source:
+        Protocol document, section 1.8.
+    """
+    if limit < 1:
+        raise ValueError(f"limit must be 1 or more, got {limit}")
+    gap = top.offset - since.offset
+    if since.epoch not in ("", top.epoch) or gap < 0 or gap > limit:
+        return Recovery((), recovered=False)
+    missed = tuple(p for p in stream if p.offset > since.offset)
+    # History is trimmed from the old end only, so a short answer means the old end is gone.
+    if len(missed) < gap:
+        return Recovery((), recovered=False)
+    return Recovery(missed, recovered=True)
+
+
+@dataclass(slots=True)
+class Stream:
+    """The log of one channel: its mutable state, and no rule."""
+
+    epoch: str
+    offset: int = 0
+    publications: deque[Publication] = field(default_factory=deque)
+    byte_count: int = 0
+    expires_at: float = 0.0
+    meta_expires_at: float = 0.0
+    watched_at: float = 0.0
+
+    def trim(self, size: int) -> int:
+        """Drop the oldest until ``size`` are left, and return the bytes that became free."""
+        freed = 0
+        while len(self.publications) > size:
+            freed += len(self.publications.popleft().data)
+        self.byte_count -= freed
+        return freed
+
+
+class HistoryLog:
+    """The streams of all channels of one process.
+
+    Mutable state: the streams, least recently published first, and a heap of the instants at
+    which to look at them again. An entry counts only while it is its stream's ``watched_at``.
+    Called from one thread.
+
+    Args:
+        new_epoch: Gives a short string that was never given before.
+        channels_max: Streams kept; past it the least recently published one is forgotten.
+        bytes_max: Payload bytes kept in all streams; past it the same one is emptied first.
+    """
+
+    def __init__(self, new_epoch: Callable[[], str], *, channels_max: int, bytes_max: int) -> None:
+        self.new_epoch = new_epoch
+        self.channels_max = channels_max
+        self.bytes_max = bytes_max
+        self.byte_count = 0
+        self.evicted_count = 0
+        self.streams: dict[str, Stream] = {}
+        self.deadlines: list[tuple[float, str]] = []
+
+    def append(
+        self, channel: str, publication: Publication, history: History, now: float
+    ) -> Publication:
+        """Give a publication its place, and keep it.
+
+        Args:
+            channel: Any name.
+            publication: Its position is replaced.
+            history: What to keep; the newest call decides for the whole stream.
+            now: Monotonic seconds.
+
+        Returns:
+            The publication with its offset (1, then +1) and epoch.
+        """
+        stream = self.open(channel, history, now)
+        stream.offset += 1
+        placed = msgspec.structs.replace(publication, offset=stream.offset, epoch=stream.epoch)
+        stream.publications.append(placed)
+        stream.byte_count += len(placed.data)
+        self.byte_count += len(placed.data)
+        self.byte_count -= stream.trim(history.size)
+        stream.expires_at = now + history.ttl_seconds
+        stream.meta_expires_at = now + history.meta_ttl_seconds
+        if stream.expires_at < stream.watched_at:
+            self.watch(channel, stream, now)
+        # Least recently published first: what the bounds take is the quietest stream.
+        self.streams[channel] = self.streams.pop(channel)
+        self.evict()
+        return placed
+
+    def read(
+        self,
+        channel: str,
+        history: History,
+        now: float,
+        *,
+        since: StreamPosition | None,
+        limit: int,
+    ) -> StreamSlice:
+        """Read kept publications after ``since``, oldest first, at most ``limit``.
+
+        Raises:
+            ValueError: ``limit`` is negative.
+        """
+        if limit < 0:
+            raise ValueError(f"limit must be 0 or more, got {limit}")
+        stream = self.open(channel, history, now)
+        after = since.offset if since is not None else 0
+        first = stream.offset - len(stream.publications) + 1
+        start = max(0, after + 1 - first)
+        kept = tuple(islice(stream.publications, start, start + limit))
+        return StreamSlice(kept, StreamPosition(stream.offset, stream.epoch))
+
+    def remove(self, channel: str) -> None:
+        """Forget what is kept of a channel; its offset and epoch stay."""
+        stream = self.streams.get(channel)
+        if stream is not None:
+            self.byte_count -= stream.trim(0)
+
+    def expire(self, now: float) -> None:
+        """Drop what is past its time to live."""
+        while self.deadlines and self.deadlines[0][0] <= now:
+            deadline, channel = heapq.heappop(self.deadlines)
+            stream = self.streams.get(channel)
+            if stream is None or stream.watched_at != deadline:
+                continue
+            if stream.meta_expires_at <= now:
+                self.forget(channel)
+                continue
+            if stream.expires_at <= now:
+                self.byte_count -= stream.trim(0)
+            self.watch(channel, stream, now)
+
+    def open(self, channel: str, history: History, now: float) -> Stream:
+        """Return the stream of a channel as it is at ``now``, a new one where there is none."""
+        stream = self.streams.get(channel)
+        if stream is not None and stream.meta_expires_at <= now:
+            self.forget(channel)
+            stream = None
+        if stream is None:
+            stream = Stream(self.new_epoch())
+            stream.expires_at = now + history.ttl_seconds
+            stream.meta_expires_at = now + history.meta_ttl_seconds
+            self.streams[channel] = stream
+            self.watch(channel, stream, now)
+            self.evict()
+        if stream.expires_at <= now:
+            self.byte_count -= stream.trim(0)
+        return stream
+
+    def watch(self, channel: str, stream: Stream, now: float) -> None:
+        """Plan the next look at a stream: when its publications end, or else its positions."""
+        if stream.expires_at > now:
+            stream.watched_at = stream.expires_at
+        else:
+            stream.watched_at = stream.meta_expires_at
+        heapq.heappush(self.deadlines, (stream.watched_at, channel))
+        # Entries that do not count any more stay until their time; they must not pile up.
+        if len(self.deadlines) > 2 * len(self.streams) + STALE_DEADLINES_MAX:
+            self.deadlines = [(kept.watched_at, name) for name, kept in self.streams.items()]
+            heapq.heapify(self.deadlines)
+
+    def forget(self, channel: str) -> None:
+        """Drop a stream whole: whoever comes back finds another epoch."""
+        self.byte_count -= self.streams.pop(channel).trim(0)
+
+    def evict(self) -> None:
+        """Forget the quietest streams until the bounds hold; the newest one always stays."""
+        while len(self.streams) > 1 and (
+            len(self.streams) > self.channels_max or self.byte_count > self.bytes_max
+        ):
+            self.forget(next(iter(self.streams)))
+            self.evicted_count += 1

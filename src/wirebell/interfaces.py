@@ -1,0 +1,209 @@
+"""What the parts promise each other; no part here does anything.
+
+A broker moves publications between nodes and keeps history. A presence store keeps who is in a
+channel. A transport carries text messages to one peer; a receiver is told what the peer sends.
+The guarantees stand in the docstrings, and `wirebell.testing` has one test for each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import Protocol
+
+from wirebell.errors import Disconnect
+from wirebell.model import (
+    ChannelItem,
+    ChannelOptions,
+    ClientInfo,
+    Frames,
+    Membership,
+    Publication,
+    StreamPosition,
+)
+
+__all__ = (
+    "Broker",
+    "BrokerListener",
+    "Encoding",
+    "HistorySlice",
+    "PresenceStore",
+    "Receiver",
+    "Transport",
+)
+
+
+class HistorySlice(Protocol):
+    """What a broker answers when it is asked for history."""
+
+    @property
+    def publications(self) -> Sequence[Publication]:
+        """Oldest first; offsets rise by exactly 1."""
+
+    @property
+    def top(self) -> StreamPosition:
+        """Position of the newest publication ever appended; offset 0 when there was none."""
+
+
+class BrokerListener(Protocol):
+    """Who a broker hands what arrives: the node."""
+
+    def handle_item(self, channel: str, item: ChannelItem) -> None:
+        """Take what was put into a channel that this node subscribed to. Must not block."""
+
+
+class Broker(Protocol):
+    """Moves publications between nodes and keeps history.
+
+    Guarantees:
+        order: Publications of one channel reach every subscribed node in the order of their
+            offsets; without history, one publisher's arrive in the order of its calls.
+        offsets: With history, offsets are 1, 2, 3 … without a hole within one epoch, and the
+            position that ``publish`` returns is the publication's own.
+        epoch: It changes exactly when a stream was lost, and then offsets start at 1 again.
+        atomicity: A publication is in history before any node receives it, and a publish that
+            raised `BrokerUnavailable` is in neither or in both.
+        own publications: A node that subscribed receives what it published itself, once.
+        subscription: After ``subscribe`` returned, nothing published later is missed while the
+            link to the broker stands.
+        blocking: No method waits for a peer; all are bounded in time.
+        history: At most ``size`` publications, none older than ``ttl_seconds`` after the newest
+            one, always a contiguous run that ends at the newest.
+    """
+
+    async def start(self, listener: BrokerListener) -> None:
+        """Begin to deliver to ``listener``.
+
+        Raises:
+            BrokerUnavailable: The broker cannot be reached.
+        """
+
+    async def aclose(self) -> None:
+        """Stop; idempotent. Nothing is delivered afterwards."""
+
+    async def subscribe(self, channel: str) -> None:
+        """Receive what is put into a channel from now on; idempotent.
+
+        Raises:
+            BrokerClosed: The broker is not running.
+        """
+
+    async def unsubscribe(self, channel: str) -> None:
+        """Receive nothing of a channel any more; idempotent.
+
+        Raises:
+            BrokerClosed: The broker is not running.
+        """
+
+    async def publish(
+        self, channel: str, publication: Publication, options: ChannelOptions
+    ) -> StreamPosition:
+        """Append to the channel's history, where it has one, and deliver to all nodes.
+
+        Args:
+            channel: Any non-empty name.
+            publication: Its ``offset`` and ``epoch`` are ignored and set by the broker.
+            options: ``options.history`` says what to keep; ``None`` keeps nothing.
+
+        Returns:
+            The publication's own position; ``StreamPosition(0, "")`` without history.
+
+        Raises:
+            BrokerClosed: The broker is not running.
+            BrokerUnavailable: It does not answer within its bound.
+        """
+
+    async def publish_membership(self, channel: str, membership: Membership) -> None:
+        """Deliver a join or a leave to all nodes that subscribed; nothing is kept.
+
+        Raises:
+            BrokerClosed: The broker is not running.
+        """
+
+    async def history(
+        self, channel: str, options: ChannelOptions, *, since: StreamPosition | None, limit: int
+    ) -> HistorySlice:
+        """Read what is kept.
+
+        Args:
+            channel: Any name; one never published to has an empty history, and an epoch.
+            options: As for ``publish``.
+            since: Only publications after this offset; ``None`` starts at the oldest. The epoch
+                is not compared: the caller does (`wirebell.history.recover`).
+            limit: Most publications to return, oldest first; 0 asks for the position alone.
+
+        Raises:
+            ValueError: ``limit`` is negative.
+            BrokerClosed: The broker is not running.
+        """
+
+    async def remove_history(self, channel: str) -> None:
+        """Forget what is kept; offsets count on in the same epoch.
+
+        Raises:
+            BrokerClosed: The broker is not running.
+        """
+
+
+class PresenceStore(Protocol):
+    """Keeps who is in a channel, on every node, by leases.
+
+    Guarantees:
+        lease: An entry is seen until it is removed, or until ``ttl_seconds`` passed since it was
+            last added; adding it again renews the lease.
+        no ghosts: A node that died leaves nothing behind for longer than the lease.
+    """
+
+    async def add(self, channel: str, info: ClientInfo, *, ttl_seconds: float) -> None:
+        """Write an entry, or renew its lease."""
+
+    async def remove(self, channel: str, client_id: str) -> None:
+        """Remove an entry; idempotent."""
+
+    async def members(self, channel: str) -> dict[str, ClientInfo]:
+        """Read who is there: client id → info. Empty when nobody is."""
+
+
+class Transport(Protocol):
+    """Carries text messages to one peer. Held by the peer's connection."""
+
+    def write(self, frames: Frames) -> bool:
+        """Take messages for the peer, in order; never waits.
+
+        Returns:
+            False when more than the connection's limit of bytes would wait: nothing of
+            ``frames`` was taken then, and the caller must close.
+        """
+
+    def close(self, disconnect: Disconnect, *, notice: str | None = None) -> None:
+        """End the link; idempotent, never waits.
+
+        What waits is sent first, then ``notice`` as the last message, then the close frame. A
+        peer that does not take them within ``close_timeout_seconds`` is aborted.
+        """
+
+
+class Receiver(Protocol):
+    """Is told what a peer sends, one call at a time, in order.
+
+    A call that returns an awaitable is not finished before that is done; the transport calls no
+    other method of the receiver meanwhile, except ``receive_eof``.
+    """
+
+    def receive_open(self) -> Awaitable[None] | None:
+        """Learn that the peer can be written to; called once, first."""
+
+    def receive_text(self, text: str) -> Awaitable[None] | None:
+        """Take a text message."""
+
+    def receive_bytes(self, data: bytes) -> Awaitable[None] | None:
+        """Take a binary message."""
+
+    def receive_eof(self) -> Awaitable[None] | None:
+        """Learn that the peer is gone; called once, last."""
+
+
+class Encoding(Protocol):
+    """Turns what happened in a channel into messages; one object serves all its subscribers."""
+
+    def join(self, channel: str, items: Sequence[ChannelItem]) -> Frames:
+        """Encode items of one tick, oldest first. May be empty where the wire has no words."""

@@ -1,0 +1,68 @@
+"""Metrics for Prometheus, read from the node's own counters when somebody asks.
+
+The hot path counts plain integers; nothing of the Prometheus client runs there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from wirebell.node import Node
+
+__all__ = ("NodeCollector", "render_metrics")
+
+
+class NodeCollector:
+    """A Prometheus collector of one node; register it where other metrics of the process are.
+
+    Args:
+        node: What is looked at.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the node's counters as they are now."""
+        node, statistics = self.node, self.node.statistics
+        gauges = (
+            ("wirebell_connections_count", "Open connections.", len(node.connections)),
+            ("wirebell_channels_count", "Channels with subscribers.", node.hub.channel_count),
+            (
+                "wirebell_subscriptions_count",
+                "Subscriptions of all connections.",
+                sum(len(connection.channels) for connection in node.connections.values()),
+            ),
+        )
+        for name, text, value in gauges:
+            yield GaugeMetricFamily(name, text, value=value)
+        counters = (
+            ("wirebell_connects", "Connections admitted.", statistics.connected_count),
+            ("wirebell_refusals", "Connections that a limit refused.", statistics.refused_count),
+            ("wirebell_publications", "Published by this node.", statistics.published_count),
+            ("wirebell_items", "Received from the broker.", statistics.received_count),
+            ("wirebell_deliveries", "Given to subscribers.", node.hub.delivered_count),
+            (
+                "wirebell_broker_errors",
+                "Calls of the broker that failed while nobody waited.",
+                statistics.broker_error_count,
+            ),
+        )
+        for name, text, value in counters:
+            yield CounterMetricFamily(name, text, value=value)
+        disconnects = CounterMetricFamily(
+            "wirebell_disconnects", "Connections closed by us, by close code.", labels=["code"]
+        )
+        for code, count in sorted(statistics.disconnect_counts.items()):
+            disconnects.add_metric([str(int(code))], count)
+        yield disconnects
+
+
+def render_metrics(node: Node) -> bytes:
+    """Write a node's metrics in Prometheus' text format."""
+    registry = CollectorRegistry()
+    registry.register(NodeCollector(node))
+    return generate_latest(registry)

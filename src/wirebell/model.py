@@ -1,0 +1,166 @@
+"""The values that travel: publications, positions, members of a channel, frames.
+
+All are frozen. Nothing here knows where a value comes from or where it goes.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import Enum
+from typing import NamedTuple
+
+import msgspec
+
+__all__ = (
+    "ChannelItem",
+    "ChannelOptions",
+    "ClientInfo",
+    "Frames",
+    "History",
+    "Identity",
+    "Membership",
+    "PayloadFormat",
+    "Publication",
+    "StreamPosition",
+)
+
+
+class PayloadFormat(Enum):
+    """What the bytes of a publication are."""
+
+    TEXT = "text"
+    """UTF-8 text of any content."""
+    JSON = "json"
+    """One JSON value without a line feed outside of strings."""
+
+
+class StreamPosition(msgspec.Struct, frozen=True, gc=False):
+    """A place in a channel's stream.
+
+    Attributes:
+        offset: Number of the newest publication seen; the first publication has 1, and 0 means
+            "before the first". Always 0 for a channel without history.
+        epoch: The stream's incarnation. Offsets of different epochs cannot be compared. Empty
+            for a channel without history.
+    """
+
+    offset: int = 0
+    epoch: str = ""
+
+
+class ClientInfo(msgspec.Struct, frozen=True, gc=False):
+    """Who is behind a connection, as other members of a channel see it.
+
+    Attributes:
+        client_id: One connection. Unique for ever.
+        user_id: A person with any number of connections; empty for somebody anonymous.
+    """
+
+    client_id: str
+    user_id: str = ""
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who is behind a connection, and for how long that is known.
+
+    Attributes:
+        user_id: A person with any number of connections; empty for somebody anonymous.
+        expires_at: When the credentials end; ``None`` never. The connection is closed then.
+
+    Raises:
+        ValueError: ``expires_at`` has no time zone.
+    """
+
+    user_id: str = ""
+    expires_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if self.expires_at is not None and self.expires_at.tzinfo is None:
+            raise ValueError(f"expires_at must have a time zone, got {self.expires_at}")
+
+
+class Publication(msgspec.Struct, frozen=True, gc=False):
+    """Data that was put into a channel.
+
+    Attributes:
+        data: The payload, serialised once by whoever published it.
+        format: What ``data`` is.
+        offset: Place in the channel's stream, 1 for the first; 0 without history.
+        epoch: The stream's incarnation; empty without history.
+    """
+
+    data: bytes
+    format: PayloadFormat = PayloadFormat.TEXT
+    offset: int = 0
+    epoch: str = ""
+
+
+class Membership(msgspec.Struct, frozen=True, gc=False):
+    """Somebody entered or left a channel that announces it.
+
+    Attributes:
+        info: Who.
+        joined: True for a join, false for a leave.
+    """
+
+    info: ClientInfo
+    joined: bool
+
+
+ChannelItem = Publication | Membership
+"""What a channel hands its subscribers, in the order in which it happened."""
+
+
+class Frames(NamedTuple):
+    """Encoded messages, ready for a transport; the same object serves every subscriber.
+
+    Attributes:
+        messages: One text message each, in order.
+        byte_count: Their UTF-8 size together, without the transport's own framing.
+    """
+
+    messages: tuple[str, ...]
+    byte_count: int
+
+
+class History(msgspec.Struct, frozen=True):
+    """How much of a channel's log is kept for those who come back.
+
+    Attributes:
+        size: Publications kept, 1 or more; the oldest goes first.
+        ttl_seconds: How long after the newest publication they are kept, above 0. Afterwards
+            positions still count on from where they were.
+        meta_ttl_seconds: How long after the newest publication the offset and the epoch are
+            remembered, at least ``ttl_seconds``. Afterwards the channel starts a new epoch and a
+            client that comes back is told that it could not be recovered.
+
+    Raises:
+        ValueError: A value is out of its bounds.
+    """
+
+    size: int = 100
+    ttl_seconds: float = 300.0
+    meta_ttl_seconds: float = 30 * 24 * 3600.0
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"history size must be 1 or more, got {self.size}")
+        if self.ttl_seconds <= 0:
+            raise ValueError(f"history ttl_seconds must be above 0, got {self.ttl_seconds}")
+        if self.meta_ttl_seconds < self.ttl_seconds:
+            raise ValueError(
+                f"history meta_ttl_seconds must be at least ttl_seconds "
+                f"({self.ttl_seconds}), got {self.meta_ttl_seconds}"
+            )
+
+
+class ChannelOptions(msgspec.Struct, frozen=True):
+    """What a channel keeps and announces. The default keeps nothing and announces nothing.
+
+    Attributes:
+        history: Kept publications; ``None`` delivers at most once and keeps nothing.
+        presence: Keep who is subscribed, and tell subscribers of joins and leaves.
+    """
+
+    history: History | None = None
+    presence: bool = False

@@ -1,0 +1,30 @@
+"""The encoding of plain sockets: a publication is its payload, one text message each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wirebell.model import ChannelItem, Frames, Publication
+
+__all__ = ("TEXT", "TextEncoding")
+
+
+class TextEncoding:
+    """Payloads as they are; joins and leaves have no words here and are left out."""
+
+    def join(self, channel: str, items: Sequence[ChannelItem]) -> Frames:
+        """Encode a tick's items, oldest first; one message per publication.
+
+        Args:
+            channel: Is not told to the peer.
+            items: What happened.
+        """
+        del channel
+        payloads = [item.data for item in items if isinstance(item, Publication)]
+        return Frames(
+            tuple(payload.decode() for payload in payloads), sum(len(p) for p in payloads)
+        )
+
+
+TEXT = TextEncoding()
+"""The one object that all plain subscribers share, so that they share frames."""

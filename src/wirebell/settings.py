@@ -1,0 +1,129 @@
+"""Every limit and every interval of the library, with its unit, its default and the reason.
+
+Read from the environment as ``WIREBELL_`` and the field's name in capitals, or given as keyword
+arguments. Limits of *how many* are off (0) unless somebody sets them, because only the operator
+knows the machine; limits of *bytes* are on, because without them one peer can take the memory of
+all the others.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+__all__ = ("Settings",)
+
+
+class Settings(BaseSettings):
+    """Settings of one node.
+
+    Raises:
+        pydantic.ValidationError: A value is out of its bounds; the error names field, value and
+            bound.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="WIREBELL_", extra="ignore", frozen=True)
+
+    broker_url: str = "memory://"
+    """Where publications cross processes. ``memory://`` stays inside one process."""
+
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins that may connect besides the page's own host, as ``https://app.example``;
+    comma-separated in the environment. ``*`` lets every page of the web use a visitor's cookies:
+    only for channels without any."""
+
+    connections_max: int = Field(default=0, ge=0)
+    """Connections of this process; 0 is no limit."""
+
+    connections_per_address_max: int = Field(default=0, ge=0)
+    """Connections of one client address; 0 is no limit. Behind a proxy the address is the
+    proxy's, unless the server was told to trust its headers (``--forwarded-allow-ips``)."""
+
+    connections_per_user_max: int = Field(default=0, ge=0)
+    """Connections of one user on this process; 0 is no limit."""
+
+    connections_per_second_max: int = Field(default=0, ge=0)
+    """New connections of this process in one second; 0 is no limit."""
+
+    message_bytes_max: int = Field(default=65_536, ge=1)
+    """Longest message of a peer. 64 KiB is what Centrifugo allows, and with 10,000 peers in the
+    middle of one it is 640 MiB."""
+
+    publication_bytes_max: int = Field(default=131_072, ge=1)
+    """Longest publication: a longest message, and as much again for what an endpoint adds."""
+
+    send_queue_bytes_max: int = Field(default=1_048_576, ge=1)
+    """Bytes that may wait for one peer before it is cut as a slow consumer. 1 MiB is about
+    9,000 chat messages: a peer that far behind recovers faster from the log."""
+
+    channel_bytes_max: int = Field(default=255, ge=1)
+    """Longest name of a channel, in UTF-8; Centrifugo's bound, and a key of every broker."""
+
+    channels_per_connection_max: int = Field(default=128, ge=1)
+    """Channels that one connection may subscribe to; Centrifugo's bound."""
+
+    history_channels_max: int = Field(default=100_000, ge=1)
+    """Channels whose history the memory broker keeps. Past it the one that was published to
+    least recently is forgotten; its clients are told that they could not be recovered."""
+
+    history_bytes_max: int = Field(default=268_435_456, ge=1)
+    """Payload bytes that the memory broker keeps in all histories together: 256 MiB."""
+
+    recovery_publications_max: int = Field(default=300, ge=1)
+    """Most publications handed to a client that comes back; a wider gap is reported as not
+    recovered, since reading state anew is cheaper then. Centrifugo's bound."""
+
+    presence_ttl_seconds: float = Field(default=60.0, gt=0)
+    """How long an entry of presence outlives a node that died without a word."""
+
+    presence_refresh_seconds: float = Field(default=25.0, gt=0)
+    """How often a node renews its entries: twice within the time to live, so that one lost
+    renewal is no leave."""
+
+    heartbeat_interval_seconds: float = Field(default=30.0, gt=0)
+    """Time between two heartbeat texts on a plain socket that asked for them."""
+
+    ping_interval_seconds: float = Field(default=25.0, gt=0)
+    """Time between two pings. Below the 30 s and 60 s after which proxies drop idle links."""
+
+    pong_timeout_seconds: float = Field(default=8.0, gt=0)
+    """Time to answer a ping before a peer counts as gone."""
+
+    first_message_timeout_seconds: float = Field(default=5.0, gt=0)
+    """Time to sign in, where the first message carries the credentials."""
+
+    close_timeout_seconds: float = Field(default=5.0, gt=0)
+    """Time for a closing handshake before the link is aborted."""
+
+    tcp_user_timeout_seconds: float = Field(default=20.0, gt=0)
+    """Time that sent bytes may stay unacknowledged before the kernel drops the link: what frees
+    a peer that stopped reading and whose close frame cannot leave."""
+
+    @model_validator(mode="after")
+    def check_presence(self) -> Settings:
+        """Refuse leases that end before they are renewed."""
+        if self.presence_refresh_seconds >= self.presence_ttl_seconds:
+            raise ValueError(
+                f"presence_refresh_seconds must be below presence_ttl_seconds "
+                f"({self.presence_ttl_seconds}), got {self.presence_refresh_seconds}"
+            )
+        return self
+
+    @field_validator("allowed_origins", mode="before")
+    @classmethod
+    def split_origins(cls, value: object) -> object:
+        """Read ``https://a.example, https://b.example`` as two origins."""
+        if isinstance(value, str):
+            return tuple(origin.strip() for origin in value.split(",") if origin.strip())
+        return value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Refuse what could never equal an Origin header: a path, or a missing scheme."""
+        for origin in value:
+            if origin != "*" and (origin.count("/") != 2 or "://" not in origin):
+                raise ValueError(f"an origin is scheme://host[:port], got {origin!r}")
+        return value

@@ -1,0 +1,376 @@
+"""The contracts of `wirebell.interfaces.Broker` and `PresenceStore`: one check per guarantee.
+
+A check is an async function that takes a running broker and what it delivers to, and raises
+``AssertionError`` when the guarantee does not hold. Channels have fresh names, so that checks can
+share a server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+
+from wirebell.errors import BrokerClosed
+from wirebell.history import recover
+from wirebell.interfaces import Broker, PresenceStore
+from wirebell.model import (
+    ChannelItem,
+    ChannelOptions,
+    ClientInfo,
+    History,
+    Membership,
+    PayloadFormat,
+    Publication,
+    StreamPosition,
+)
+
+__all__ = (
+    "BROKER_GUARANTEES",
+    "PRESENCE_GUARANTEES",
+    "ManualClock",
+    "RecordingListener",
+    "check_broker",
+    "check_presence_store",
+)
+
+# A broker that has not delivered within this time has lost it.
+DELIVERY_SECONDS_MAX = 5.0
+
+KEPT = ChannelOptions(history=History(size=10, ttl_seconds=60))
+UNKEPT = ChannelOptions()
+
+
+class ManualClock:
+    """A clock that stands still until it is told; for brokers that take one."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        """Return the time in seconds."""
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+
+
+class RecordingListener:
+    """A `wirebell.interfaces.BrokerListener` that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.items: list[tuple[str, ChannelItem]] = []
+        self.arrived = asyncio.Event()
+
+    def handle_item(self, channel: str, item: ChannelItem) -> None:
+        """Keep an item."""
+        self.items.append((channel, item))
+        self.arrived.set()
+
+    def of(self, channel: str) -> list[ChannelItem]:
+        """Return what arrived in a channel, oldest first."""
+        return [item for name, item in self.items if name == channel]
+
+    async def wait_count(self, channel: str, count: int) -> list[ChannelItem]:
+        """Wait until a channel has delivered so many items, and return them.
+
+        Raises:
+            AssertionError: They did not come in time.
+        """
+        try:
+            async with asyncio.timeout(DELIVERY_SECONDS_MAX):
+                while len(self.of(channel)) < count:
+                    self.arrived.clear()
+                    await self.arrived.wait()
+        except TimeoutError:
+            raise AssertionError(
+                f"{count} items expected in {channel!r}, got {self.of(channel)}"
+            ) from None
+        return self.of(channel)
+
+
+def _channel() -> str:
+    """Return a name that no other check uses."""
+    return f"check:{uuid.uuid4()}"
+
+
+def _number(number: int) -> Publication:
+    """Make a publication that says its number."""
+    return Publication(b"%d" % number, PayloadFormat.JSON)
+
+
+def _payloads(items: Sequence[ChannelItem]) -> list[bytes]:
+    """Return the payloads of publications."""
+    return [item.data for item in items if isinstance(item, Publication)]
+
+
+async def check_order_with_history(broker: Broker, listener: RecordingListener) -> None:
+    """Publications arrive in the order of their offsets, which are 1, 2, 3 …."""
+    channel = _channel()
+    await broker.subscribe(channel)
+    positions = [await broker.publish(channel, _number(n), KEPT) for n in range(5)]
+    items = await listener.wait_count(channel, 5)
+    assert [position.offset for position in positions] == [1, 2, 3, 4, 5]
+    assert [b"%d" % n for n in range(5)] == _payloads(items)
+    assert [p.offset for p in items if isinstance(p, Publication)] == [1, 2, 3, 4, 5]
+
+
+async def check_order_without_history(broker: Broker, listener: RecordingListener) -> None:
+    """One publisher's publications arrive in the order of its calls, with offset 0."""
+    channel = _channel()
+    await broker.subscribe(channel)
+    for number in range(5):
+        assert await broker.publish(channel, _number(number), UNKEPT) == StreamPosition(0, "")
+    items = await listener.wait_count(channel, 5)
+    assert [b"%d" % n for n in range(5)] == _payloads(items)
+    assert all(isinstance(item, Publication) and item.offset == 0 for item in items)
+
+
+async def check_position_is_the_publications_own(
+    broker: Broker, listener: RecordingListener
+) -> None:
+    """Concurrent publishes get different positions, and history has each under its own."""
+    channel = _channel()
+    results = await asyncio.gather(*(broker.publish(channel, _number(n), KEPT) for n in range(10)))
+    part = await broker.history(channel, KEPT, since=None, limit=10)
+    assert {position.offset for position in results} == set(range(1, 11))
+    for number, position in enumerate(results):
+        assert part.publications[position.offset - 1].data == b"%d" % number
+
+
+async def check_epoch_is_stable(broker: Broker, listener: RecordingListener) -> None:
+    """One stream has one epoch: in positions, in publications, in history, when still empty."""
+    channel = _channel()
+    empty = await broker.history(channel, KEPT, since=None, limit=0)
+    first = await broker.publish(channel, _number(1), KEPT)
+    part = await broker.history(channel, KEPT, since=None, limit=10)
+    assert empty.top == StreamPosition(0, first.epoch)
+    assert first.epoch
+    assert part.top == first
+    assert [p.epoch for p in part.publications] == [first.epoch]
+
+
+async def check_epochs_differ(broker: Broker, listener: RecordingListener) -> None:
+    """Two streams have different epochs."""
+    one = await broker.publish(_channel(), _number(1), KEPT)
+    other = await broker.publish(_channel(), _number(1), KEPT)
+    assert one.epoch != other.epoch
+
+
+async def check_history_before_delivery(broker: Broker, listener: RecordingListener) -> None:
+    """Whoever receives a publication finds it in history."""
+    channel = _channel()
+    await broker.subscribe(channel)
+    await broker.publish(channel, _number(1), KEPT)
+    (item,) = await listener.wait_count(channel, 1)
+    part = await broker.history(channel, KEPT, since=None, limit=10)
+    assert isinstance(item, Publication)
+    assert item in part.publications
+
+
+async def check_own_publications_once(broker: Broker, listener: RecordingListener) -> None:
+    """A node receives what it published itself, once, also when it subscribed twice."""
+    channel = _channel()
+    await broker.subscribe(channel)
+    await broker.subscribe(channel)
+    await broker.publish(channel, _number(1), KEPT)
+    await broker.publish(channel, _number(2), KEPT)
+    assert _payloads(await listener.wait_count(channel, 2)) == [b"1", b"2"]
+
+
+async def check_unsubscribe(broker: Broker, listener: RecordingListener) -> None:
+    """After ``unsubscribe`` nothing of the channel arrives; others are untouched; idempotent."""
+    left, kept = _channel(), _channel()
+    await broker.subscribe(left)
+    await broker.subscribe(kept)
+    await broker.unsubscribe(left)
+    await broker.unsubscribe(left)
+    await broker.publish(left, _number(1), UNKEPT)
+    await broker.publish(kept, _number(2), UNKEPT)
+    await listener.wait_count(kept, 1)
+    assert listener.of(left) == []
+
+
+async def check_history_size(broker: Broker, listener: RecordingListener) -> None:
+    """History keeps the newest ``size``: a contiguous run that ends at the top."""
+    channel = _channel()
+    for number in range(1, 16):
+        await broker.publish(channel, _number(number), KEPT)
+    part = await broker.history(channel, KEPT, since=None, limit=100)
+    assert [p.offset for p in part.publications] == list(range(6, 16))
+    assert part.top.offset == 15
+
+
+async def check_history_since_and_limit(broker: Broker, listener: RecordingListener) -> None:
+    """History starts after ``since``, stops at ``limit``, and 0 asks for the position alone."""
+    channel = _channel()
+    for number in range(1, 6):
+        await broker.publish(channel, _number(number), KEPT)
+    since = StreamPosition(2, "")
+    part = await broker.history(channel, KEPT, since=since, limit=2)
+    alone = await broker.history(channel, KEPT, since=None, limit=0)
+    assert [p.offset for p in part.publications] == [3, 4]
+    assert (alone.top.offset, tuple(alone.publications)) == (5, ())
+
+
+async def check_recovery(broker: Broker, listener: RecordingListener) -> None:
+    """A client that was away gets exactly what it missed, or is told that it cannot."""
+    channel = _channel()
+    positions = [await broker.publish(channel, _number(n), KEPT) for n in range(1, 16)]
+    for position in positions:
+        part = await broker.history(channel, KEPT, since=position, limit=100)
+        recovery = recover(part.publications, part.top, position, limit=100)
+        assert recovery.recovered == (position.offset >= 5)
+        if recovery.recovered:
+            missed = [p.offset for p in recovery.publications]
+            assert missed == list(range(position.offset + 1, 16))
+
+
+async def check_remove_history(broker: Broker, listener: RecordingListener) -> None:
+    """Removing history keeps epoch and offset, so that a gap is seen as one."""
+    channel = _channel()
+    before = await broker.publish(channel, _number(1), KEPT)
+    await broker.remove_history(channel)
+    part = await broker.history(channel, KEPT, since=None, limit=10)
+    after = await broker.publish(channel, _number(2), KEPT)
+    assert (tuple(part.publications), part.top) == ((), before)
+    assert after == StreamPosition(2, before.epoch)
+
+
+async def check_negative_limit(broker: Broker, listener: RecordingListener) -> None:
+    """A negative limit is refused."""
+    try:
+        await broker.history(_channel(), KEPT, since=None, limit=-1)
+    except ValueError:
+        return
+    raise AssertionError("limit -1 was accepted")
+
+
+async def check_payload_is_untouched(broker: Broker, listener: RecordingListener) -> None:
+    """Payload and format arrive, and are kept, as they were given: any bytes of UTF-8."""
+    channel = _channel()
+    await broker.subscribe(channel)
+    text = Publication("späť \n ☃ \x00 '\"\\".encode(), PayloadFormat.TEXT)
+    await broker.publish(channel, text, KEPT)
+    (item,) = await listener.wait_count(channel, 1)
+    (kept,) = (await broker.history(channel, KEPT, since=None, limit=1)).publications
+    assert isinstance(item, Publication)
+    assert (item.data, item.format) == (text.data, text.format) == (kept.data, kept.format)
+
+
+async def check_memberships(broker: Broker, listener: RecordingListener) -> None:
+    """Joins and leaves arrive in order with publications, and are not kept."""
+    channel = _channel()
+    info = ClientInfo("client", "user")
+    await broker.subscribe(channel)
+    await broker.publish_membership(channel, Membership(info, joined=True))
+    await broker.publish(channel, _number(1), KEPT)
+    await broker.publish_membership(channel, Membership(info, joined=False))
+    joined, publication, left = await listener.wait_count(channel, 3)
+    part = await broker.history(channel, KEPT, since=None, limit=10)
+    assert (joined, left) == (Membership(info, joined=True), Membership(info, joined=False))
+    assert [publication] == list(part.publications)
+
+
+async def check_close(broker: Broker, listener: RecordingListener) -> None:
+    """``aclose`` is idempotent, and a closed broker says so instead of losing what it is given."""
+    await broker.aclose()
+    await broker.aclose()
+    calls: list[Awaitable[object]] = [
+        broker.publish(_channel(), _number(1), KEPT),
+        broker.publish_membership(_channel(), Membership(ClientInfo("client"), joined=True)),
+        broker.subscribe(_channel()),
+        broker.unsubscribe(_channel()),
+        broker.history(_channel(), KEPT, since=None, limit=1),
+        broker.remove_history(_channel()),
+    ]
+    for result in await asyncio.gather(*calls, return_exceptions=True):
+        assert isinstance(result, BrokerClosed), result
+
+
+BrokerCheck = Callable[[Broker, RecordingListener], Awaitable[None]]
+
+BROKER_GUARANTEES: tuple[BrokerCheck, ...] = (
+    check_order_with_history,
+    check_order_without_history,
+    check_position_is_the_publications_own,
+    check_epoch_is_stable,
+    check_epochs_differ,
+    check_history_before_delivery,
+    check_own_publications_once,
+    check_unsubscribe,
+    check_history_size,
+    check_history_since_and_limit,
+    check_recovery,
+    check_remove_history,
+    check_negative_limit,
+    check_payload_is_untouched,
+    check_memberships,
+    check_close,
+)
+"""Every guarantee of a broker; the last one closes it."""
+
+
+async def check_broker(create: Callable[[], Broker]) -> None:
+    """Hold a broker against every guarantee of its interface.
+
+    Args:
+        create: Gives a broker that is not started; called once per guarantee.
+
+    Raises:
+        AssertionError: A guarantee does not hold.
+    """
+    for guarantee in BROKER_GUARANTEES:
+        broker, listener = create(), RecordingListener()
+        await broker.start(listener)
+        try:
+            await guarantee(broker, listener)
+        finally:
+            await broker.aclose()
+
+
+async def check_members(store: PresenceStore) -> None:
+    """Who was added is there, once, until removed; removing is idempotent."""
+    channel = _channel()
+    ann, bob = ClientInfo("1", "ann"), ClientInfo("2", "bob")
+    for info in (ann, bob, ann):
+        await store.add(channel, info, ttl_seconds=60)
+    both = await store.members(channel)
+    await store.remove(channel, "1")
+    await store.remove(channel, "1")
+    assert both == {"1": ann, "2": bob}
+    assert await store.members(channel) == {"2": bob}
+
+
+async def check_nobody(store: PresenceStore) -> None:
+    """A channel that nobody entered is empty."""
+    assert await store.members(_channel()) == {}
+
+
+async def check_lease(store: PresenceStore) -> None:
+    """An entry that is not renewed is gone after its lease."""
+    channel = _channel()
+    await store.add(channel, ClientInfo("1", "ann"), ttl_seconds=0.05)
+    async with asyncio.timeout(DELIVERY_SECONDS_MAX):
+        while await store.members(channel):  # noqa: ASYNC110 - a store tells nobody
+            await asyncio.sleep(0.01)
+
+
+PresenceCheck = Callable[[PresenceStore], Awaitable[None]]
+
+PRESENCE_GUARANTEES: tuple[PresenceCheck, ...] = (check_members, check_nobody, check_lease)
+"""Every guarantee of a presence store."""
+
+
+async def check_presence_store(create: Callable[[], PresenceStore]) -> None:
+    """Hold a presence store against every guarantee of its interface.
+
+    Args:
+        create: Gives a store; called once per guarantee.
+
+    Raises:
+        AssertionError: A guarantee does not hold.
+    """
+    for guarantee in PRESENCE_GUARANTEES:
+        await guarantee(create())

@@ -1,0 +1,7 @@
+"""Edges: bytes in and out. Transports are strangers to each other.
+
+A carrier (`asgi_websocket`) moves messages between one peer and a receiver; a receiver (`plain`,
+`unidirectional`) knows what the messages mean. The FastAPI face joins the two.
+"""
+
+__all__ = ()

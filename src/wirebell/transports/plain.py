@@ -1,0 +1,256 @@
+"""Plain text sockets: what ``new WebSocket(url)`` speaks without any SDK.
+
+Publications arrive as text. What the peer sends is published, given to a handler, or refused.
+Why a socket is closed is told twice: as the last text message, because a browser shows it, and
+as the reason of the close frame.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from wirebell.connection import Connection
+from wirebell.deadlines import Deadline
+from wirebell.errors import (
+    BadRequest,
+    CommandError,
+    ConnectionClosed,
+    Denied,
+    Disconnect,
+    DisconnectCode,
+    LimitExceeded,
+    PermissionDenied,
+    WirebellError,
+)
+from wirebell.interfaces import Transport
+from wirebell.model import Frames, Identity, Publication
+from wirebell.node import Node
+from wirebell.protocol.text import TEXT
+
+__all__ = ("PlainOptions", "PlainReceiver", "disconnect_for", "notice")
+
+logger = logging.getLogger(__name__)
+
+
+ResultT = TypeVar("ResultT")
+
+TextHandler = Callable[[str], Awaitable[str | None] | str | None]
+SignIn = Callable[[str], Awaitable[Identity] | Identity]
+CloseHandler = Callable[[], Awaitable[object] | object]
+
+
+@dataclass(frozen=True, slots=True)
+class PlainOptions:
+    """What `wirebell.Realtime.attach` was asked for; its docstring explains each."""
+
+    channels: Sequence[str] = ()
+    publish: str | None = None
+    on_text: TextHandler | None = None
+    first_text: SignIn | None = None
+    on_close: CloseHandler | None = None
+    heartbeat: str | None = None
+    identity: Identity = field(default_factory=Identity)
+
+
+def notice(disconnect: Disconnect) -> str:
+    """Say why a plain socket is closed, in the one shape that errors have."""
+    return json.dumps({"error": {"code": disconnect.code, "message": disconnect.reason}})
+
+
+def disconnect_for(error: WirebellError) -> Disconnect:
+    """Translate an error of ours into how a plain socket ends."""
+    if isinstance(error, ConnectionClosed):
+        return error.disconnect
+    codes: dict[type[WirebellError], DisconnectCode] = {
+        LimitExceeded: DisconnectCode.TRY_AGAIN_LATER,
+        BadRequest: DisconnectCode.BAD_CHANNEL,
+        PermissionDenied: DisconnectCode.FORBIDDEN,
+        Denied: DisconnectCode.FORBIDDEN,
+    }
+    return Disconnect(codes.get(type(error), DisconnectCode.INTERNAL_ERROR), _shorten(str(error)))
+
+
+class PlainReceiver:
+    """A `wirebell.interfaces.Receiver` for one plain socket.
+
+    Mutable state: the connection, its deadlines, and whether it still has to sign in.
+
+    Args:
+        node: The engine.
+        transport: The peer.
+        options: What the endpoint wants of the socket.
+    """
+
+    __slots__ = ("connection", "deadlines", "is_signing_in", "node", "options", "transport")
+
+    def __init__(self, node: Node, transport: Transport, options: PlainOptions) -> None:
+        self.node = node
+        self.transport = transport
+        self.options = options
+        self.connection: Connection | None = None
+        self.is_signing_in = options.first_text is not None
+        self.deadlines: dict[str, Deadline] = {}
+
+    async def connect(self, address: str) -> None:
+        """Admit the connection, and subscribe it unless it has to sign in first.
+
+        Done before the handshake is answered, so that a peer that has seen the answer misses
+        nothing that is published afterwards.
+
+        Raises:
+            CommandError: A limit, a name or a user forbids it; nothing is left behind.
+        """
+        self.connection = self.node.connect(self.transport, TEXT, address)
+        try:
+            if not self.is_signing_in:
+                await self._enter(self.connection, self.options.identity)
+        except BaseException:
+            self.node.disconnect(self.connection)
+            raise
+
+    def receive_open(self) -> None:
+        """Start the deadlines."""
+        settings = self.node.settings
+        if self.is_signing_in:
+            self._schedule("sign in", settings.first_message_timeout_seconds, self._sign_in_late)
+        if self.options.heartbeat is not None:
+            self._schedule("heartbeat", settings.heartbeat_interval_seconds, self._beat)
+
+    def receive_text(self, text: str) -> Awaitable[None] | None:
+        """Sign in, publish, hand over, or refuse."""
+        if self.is_signing_in or self.options.on_text or self.options.publish:
+            return self._handle(text)
+        self.close(
+            Disconnect(DisconnectCode.POLICY_VIOLATION, "this socket sends and takes no messages")
+        )
+        return None
+
+    def receive_bytes(self, data: bytes) -> None:
+        """Refuse: a plain socket speaks text."""
+        reason = f"this socket speaks text, got a binary message of {len(data)} bytes"
+        self.close(Disconnect(DisconnectCode.UNSUPPORTED_DATA, reason))
+
+    def receive_eof(self) -> Awaitable[None] | None:
+        """Leave the channels; then the endpoint's ``on_close`` runs."""
+        for deadline in self.deadlines.values():
+            self.node.cancel(deadline)
+        if self.connection is None:
+            return None
+        self.node.disconnect(self.connection)
+        return None if self.options.on_close is None else self._run_on_close(self.options.on_close)
+
+    def close(self, disconnect: Disconnect) -> None:
+        """End the connection and say why."""
+        if self.connection is not None:
+            self.node.close(self.connection, disconnect, notice=notice(disconnect))
+
+    async def _handle(self, text: str) -> None:
+        """Do what the endpoint wants with a message; its failure ends this socket only."""
+        connection = self.connection
+        assert connection is not None
+        try:
+            if self.is_signing_in:
+                await self._sign_in(connection, text)
+            elif self.options.on_text is not None:
+                answer = await _result(self.options.on_text(text))
+                if answer is not None:
+                    self._reply(connection, answer)
+            elif self.options.publish is not None:
+                await self.node.publish(self.options.publish, Publication(text.encode()))
+        except ConnectionClosed:
+            return
+        except CommandError as error:
+            self._refuse(connection, error)
+        except Exception:
+            logger.exception("a text handler failed", extra={"client_id": connection.client_id})
+            self.close(Disconnect(DisconnectCode.INTERNAL_ERROR, "internal error"))
+
+    async def _sign_in(self, connection: Connection, text: str) -> None:
+        """Learn who the peer is from its first message, then subscribe it."""
+        assert self.options.first_text is not None
+        self._cancel("sign in")
+        try:
+            identity = await _result(self.options.first_text(text))
+        except Denied as error:
+            self.close(Disconnect(DisconnectCode.UNAUTHORIZED, _shorten(error.message)))
+            return
+        await self._enter(connection, identity)
+        self.is_signing_in = False
+
+    async def _enter(self, connection: Connection, identity: Identity) -> None:
+        """Say who the peer is, and subscribe it."""
+        self.node.identify(connection, identity.user_id)
+        if identity.expires_at is not None:
+            remaining = (identity.expires_at - datetime.now(UTC)).total_seconds()
+            self._schedule("expiry", remaining, self._expire)
+        for channel in self.options.channels:
+            subscription = await self.node.subscribe(connection, channel)
+            if subscription.position is not None:
+                self.node.release(connection, channel, subscription.position)
+
+    def _reply(self, connection: Connection, text: str) -> None:
+        """Send a handler's answer, after whatever the peer was sent before."""
+        if not connection.write(Frames((text,), len(text.encode()))):
+            self.node.close(connection, Disconnect(DisconnectCode.SLOW, "slow consumer"))
+
+    def _refuse(self, connection: Connection, error: CommandError) -> None:
+        """Tell the peer what was wrong with its message; a denial ends the socket."""
+        if self.is_signing_in or isinstance(error, Denied):
+            self.close(disconnect_for(error))
+        else:
+            body = {"error": {"code": int(error.code), "message": error.message}}
+            self._reply(connection, json.dumps(body))
+
+    async def _run_on_close(self, on_close: CloseHandler) -> None:
+        """Run the endpoint's last words; a failure is logged and nobody else's."""
+        try:
+            await _result(on_close())
+        except Exception:
+            logger.exception("an on_close handler failed")
+
+    def _schedule(self, name: str, delay_seconds: float, callback: Callable[[], None]) -> None:
+        """Keep one deadline of a name."""
+        self.deadlines[name] = self.node.schedule(delay_seconds, callback)
+
+    def _cancel(self, name: str) -> None:
+        """Forget the deadline of a name."""
+        deadline = self.deadlines.pop(name, None)
+        if deadline is not None:
+            self.node.cancel(deadline)
+
+    def _beat(self) -> None:
+        """Send the heartbeat, and plan the next."""
+        connection, text = self.connection, self.options.heartbeat
+        if connection is None or text is None or connection.is_closed:
+            return
+        self._reply(connection, text)
+        self._schedule("heartbeat", self.node.settings.heartbeat_interval_seconds, self._beat)
+
+    def _expire(self) -> None:
+        """End a connection whose credentials have ended."""
+        self.close(Disconnect(DisconnectCode.UNAUTHORIZED, "token expired"))
+
+    def _sign_in_late(self) -> None:
+        """End a connection that did not say who it is."""
+        seconds = self.node.settings.first_message_timeout_seconds
+        reason = f"no credentials within {seconds:g} seconds: send the token as the first message"
+        self.close(Disconnect(DisconnectCode.UNAUTHORIZED, reason))
+
+
+async def _result(value: Awaitable[ResultT] | ResultT) -> ResultT:
+    """Take what a handler returned, or wait for it."""
+    if inspect.isawaitable(value):
+        awaited: ResultT = await value
+        return awaited
+    return value
+
+
+def _shorten(reason: str) -> str:
+    """Cut a reason to what a close frame can carry: 123 bytes (RFC 6455, section 5.5)."""
+    return reason.encode()[:123].decode(errors="ignore")

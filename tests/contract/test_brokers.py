@@ -1,0 +1,135 @@
+"""Every broker against every guarantee of its interface, and every presence store too."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from wirebell.brokers.memory import MemoryBroker, MemoryPresenceStore
+from wirebell.interfaces import Broker, PresenceStore
+from wirebell.model import ChannelOptions, ClientInfo, History, Publication, StreamPosition
+from wirebell.settings import Settings
+from wirebell.testing import (
+    BROKER_GUARANTEES,
+    PRESENCE_GUARANTEES,
+    ManualClock,
+    RecordingListener,
+    check_broker,
+    check_presence_store,
+)
+
+pytestmark = pytest.mark.anyio
+
+BROKERS: dict[str, Callable[[], Broker]] = {"memory": lambda: MemoryBroker(Settings())}
+STORES: dict[str, Callable[[], PresenceStore]] = {"memory": MemoryPresenceStore}
+
+
+@pytest.mark.parametrize("guarantee", BROKER_GUARANTEES, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", BROKERS)
+async def test_broker(
+    name: str, guarantee: Callable[[Broker, RecordingListener], Awaitable[None]]
+) -> None:
+    """A broker holds a guarantee of `wirebell.interfaces.Broker`."""
+    broker, listener = BROKERS[name](), RecordingListener()
+    await broker.start(listener)
+
+    try:
+        await guarantee(broker, listener)
+    finally:
+        await broker.aclose()
+
+
+@pytest.mark.parametrize("guarantee", PRESENCE_GUARANTEES, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", STORES)
+async def test_presence_store(
+    name: str, guarantee: Callable[[PresenceStore], Awaitable[None]]
+) -> None:
+    """A store holds a guarantee of `wirebell.interfaces.PresenceStore`."""
+    await guarantee(STORES[name]())
+
+
+@pytest.mark.parametrize("name", BROKERS)
+async def test_check_broker(name: str) -> None:
+    """The one call that proves a broker takes a fresh one for each guarantee."""
+    created: list[Broker] = []
+
+    def create() -> Broker:
+        created.append(BROKERS[name]())
+        return created[-1]
+
+    await check_broker(create)
+
+    assert len(BROKER_GUARANTEES) == len(created)
+
+
+@pytest.mark.parametrize("name", STORES)
+async def test_check_presence_store(name: str) -> None:
+    """The one call that proves a presence store."""
+    await check_presence_store(STORES[name])
+
+
+def test_every_guarantee_says_what_it_is() -> None:
+    """A guarantee has a sentence of its own: it is what a failing broker's author reads."""
+    checks = (*BROKER_GUARANTEES, *PRESENCE_GUARANTEES)
+    sentences = [check.__doc__ for check in checks]
+
+    assert None not in sentences
+    assert len(set(sentences)) == len(sentences)
+
+
+async def test_history_ends_by_its_ttl() -> None:
+    """History ends after ``ttl_seconds``; offsets and epoch after ``meta_ttl_seconds``."""
+    clock = ManualClock()
+    broker = MemoryBroker(Settings(), clock=clock)
+    await broker.start(RecordingListener())
+    options = ChannelOptions(history=History(ttl_seconds=10, meta_ttl_seconds=100))
+    first = await broker.publish("a", Publication(b"1"), options)
+
+    clock.advance(9.9)
+    kept = await broker.history("a", options, since=None, limit=9)
+    clock.advance(0.1)
+    ended = await broker.history("a", options, since=None, limit=9)
+    clock.advance(90)
+    anew = await broker.history("a", options, since=None, limit=9)
+    await broker.aclose()
+
+    assert (1, first) == (len(kept.publications), kept.top)
+    assert (0, first) == (len(ended.publications), ended.top)
+    assert 0 == anew.top.offset
+    assert first.epoch != anew.top.epoch
+
+
+async def test_publishing_renews_the_ttl() -> None:
+    """The time to live counts from the newest publication."""
+    clock = ManualClock()
+    broker = MemoryBroker(Settings(), clock=clock)
+    await broker.start(RecordingListener())
+    options = ChannelOptions(history=History(ttl_seconds=10, meta_ttl_seconds=20))
+    positions: list[StreamPosition] = []
+    for _ in range(5):
+        positions.append(await broker.publish("a", Publication(b"1"), options))
+        clock.advance(9)
+
+    part = await broker.history("a", options, since=None, limit=9)
+    await broker.aclose()
+
+    assert [1, 2, 3, 4, 5] == [position.offset for position in positions]
+    assert 5 == len(part.publications)
+
+
+async def test_lease_by_the_clock() -> None:
+    """An entry of presence ends with its lease, and renewing moves the end."""
+    clock = ManualClock()
+    store = MemoryPresenceStore(clock=clock)
+    ann = ClientInfo("1", "ann")
+    await store.add("a", ann, ttl_seconds=10)
+    clock.advance(9)
+    await store.add("a", ann, ttl_seconds=10)
+
+    clock.advance(9.9)
+    before = await store.members("a")
+    clock.advance(0.1)
+
+    assert {"1": ann} == before
+    assert {} == await store.members("a")

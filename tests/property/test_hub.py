@@ -1,0 +1,142 @@
+"""The hub against a dictionary of lists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hypothesis import settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from tests.unit.fakes import FakeSubscriber
+from wirebell.hub import Hub
+from wirebell.model import Publication, StreamPosition
+
+CHANNELS = st.sampled_from(["a", "b"])
+
+
+@dataclass
+class Expected:
+    """What one subscription must get.
+
+    Attributes:
+        subscriber: Of this subscription alone.
+        first: Offset of the first publication that it gets from the hub.
+        joined_at: The channel's top when it subscribed: history is read later than that.
+        is_released: It has read history, or needs none.
+    """
+
+    subscriber: FakeSubscriber
+    first: int
+    joined_at: int
+    is_released: bool = True
+
+
+class HubMachine(RuleBasedStateMachine):
+    """Subscribes with and without catching up, publishes, ends ticks, and leaves."""
+
+    @initialize()
+    def start(self) -> None:
+        """Begin with nobody."""
+        self.hub = Hub(held_items_max=10_000)
+        self.published = {"a": 0, "b": 0}
+        self.flushed = {"a": 0, "b": 0}
+        # Offset of the first publication that waits for the tick's end.
+        self.waiting: dict[str, int] = {}
+        self.here: dict[str, list[Expected]] = {"a": [], "b": []}
+
+    @rule(channel=CHANNELS)
+    def subscribe(self, channel: str) -> None:
+        """Subscribe to what comes, and to what still waits for the tick's end."""
+        subscriber = FakeSubscriber()
+        is_first = self.hub.subscribe(channel, subscriber)
+
+        assert is_first == (not self.here[channel])
+        top = self.published[channel]
+        first = self.waiting.get(channel, top + 1)
+        self.here[channel].append(Expected(subscriber, first, top))
+
+    @rule(channel=CHANNELS)
+    def subscribe_to_catch_up(self, channel: str) -> None:
+        """Subscribe before reading history."""
+        subscriber = FakeSubscriber()
+        self.hub.subscribe(channel, subscriber, catch_up=True)
+        self.here[channel].append(
+            Expected(subscriber, 0, self.published[channel], is_released=False)
+        )
+
+    @rule(channel=CHANNELS, data=st.data())
+    def release(self, channel: str, data: st.DataObject) -> None:
+        """Read history up to the top, which may be ahead of the ticks, and go on from there."""
+        waiting = [expected for expected in self.here[channel] if not expected.is_released]
+        if not waiting:
+            return
+        expected = data.draw(st.sampled_from(waiting))
+        top = self.published[channel]
+        held = self.hub.release(channel, expected.subscriber, StreamPosition(top, "e"))
+
+        assert [] == held
+        assert [] == expected.subscriber.messages
+        expected.first, expected.is_released = top + 1, True
+
+    @rule(channel=CHANNELS, data=st.data())
+    def release_from_an_older_answer(self, channel: str, data: st.DataObject) -> None:
+        """Use an answer of history that was overtaken: what came after it was held."""
+        waiting = [expected for expected in self.here[channel] if not expected.is_released]
+        if not waiting:
+            return
+        expected = data.draw(st.sampled_from(waiting))
+        position = data.draw(st.integers(expected.joined_at, self.published[channel]))
+        held = self.hub.release(channel, expected.subscriber, StreamPosition(position, "e"))
+
+        got = [item.offset for item in held if isinstance(item, Publication)]
+        assert list(range(position + 1, self.flushed[channel] + 1)) == got
+        first = max(position, self.flushed[channel]) + 1
+        expected.first, expected.is_released = first, True
+
+    @rule(channel=CHANNELS, count=st.integers(1, 3))
+    def publish(self, channel: str, count: int) -> None:
+        """Publish within the tick."""
+        for _ in range(count):
+            self.published[channel] += 1
+            number = self.published[channel]
+            if self.here[channel]:
+                self.waiting.setdefault(channel, number)
+            self.hub.enqueue(channel, Publication(b"%d" % number, offset=number, epoch="e"))
+
+    @rule()
+    def flush(self) -> None:
+        """End the tick: everybody has exactly its publications, in order."""
+        assert [] == self.hub.flush()
+        self.flushed = dict(self.published)
+        self.waiting.clear()
+        for channel, subscriptions in self.here.items():
+            for expected in subscriptions:
+                last = self.published[channel] if expected.is_released else -1
+                numbers = [str(number) for number in range(expected.first, last + 1)]
+                assert numbers == expected.subscriber.messages
+
+    @precondition(lambda self: any(self.here.values()))
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        """Unsubscribe: what was not flushed is not got, and the last one leaves no entry."""
+        channel = data.draw(st.sampled_from([name for name in self.here if self.here[name]]))
+        expected = data.draw(st.sampled_from(self.here[channel]))
+        before = list(expected.subscriber.messages)
+        is_last = self.hub.unsubscribe(channel, expected.subscriber)
+        self.here[channel].remove(expected)
+        if is_last:
+            self.waiting.pop(channel, None)
+
+        assert is_last == (not self.here[channel])
+        assert before == expected.subscriber.messages
+        assert is_last == (not self.hub.has_subscribers(channel))
+
+    def teardown(self) -> None:
+        """End the tick, and count."""
+        self.flush()
+        used = [channel for channel, subscriptions in self.here.items() if subscriptions]
+        assert len(used) == self.hub.channel_count
+
+
+HubMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestHub = HubMachine.TestCase

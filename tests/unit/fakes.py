@@ -1,0 +1,198 @@
+"""Stand-ins for the world: peers, transports, and brokers whose calls wait to be let go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import MutableMapping
+from typing import Any
+
+from wirebell.brokers.memory import MemoryBroker, MemoryPresenceStore
+from wirebell.errors import Disconnect
+from wirebell.history import StreamSlice
+from wirebell.model import (
+    ChannelOptions,
+    ClientInfo,
+    Frames,
+    Membership,
+    Publication,
+    StreamPosition,
+)
+from wirebell.protocol.text import TEXT
+from wirebell.settings import Settings
+
+Message = MutableMapping[str, Any]
+
+
+class FakeSubscriber:
+    """A subscriber of the hub that keeps what it is given."""
+
+    def __init__(self, *, writes_max: int = 1_000) -> None:
+        self.encoding = TEXT
+        self.writes_max = writes_max
+        self.written: list[Frames] = []
+
+    def write(self, frames: Frames) -> bool:
+        """Take frames, up to a number of writes."""
+        if len(self.written) >= self.writes_max:
+            return False
+        self.written.append(frames)
+        return True
+
+    @property
+    def messages(self) -> list[str]:
+        """All messages, in order."""
+        return [message for frames in self.written for message in frames.messages]
+
+
+class FakeTransport:
+    """A `wirebell.interfaces.Transport` that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.is_full = False
+        self.closed: list[tuple[int, str]] = []
+        self.notices: list[str | None] = []
+
+    def write(self, frames: Frames) -> bool:
+        """Take messages unless told to be full."""
+        if self.is_full:
+            return False
+        if not self.closed:
+            self.messages.extend(frames.messages)
+        return True
+
+    def close(self, disconnect: Disconnect, *, notice: str | None = None) -> None:
+        """Keep why; the first counts."""
+        self.closed.append((int(disconnect.code), disconnect.reason))
+        self.notices.append(notice)
+
+
+class FakePeer:
+    """The server's side of ASGI: what a peer sends, and what it was sent."""
+
+    def __init__(self) -> None:
+        self.incoming: asyncio.Queue[Message] = asyncio.Queue()
+        self.sent: list[Message] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.failure: Exception | None = None
+        self.put({"type": "websocket.connect"})
+
+    def put(self, message: Message) -> None:
+        """Have a message received."""
+        self.incoming.put_nowait(message)
+
+    def say(self, text: str) -> None:
+        """Send a text message."""
+        self.put({"type": "websocket.receive", "text": text})
+
+    def leave(self) -> None:
+        """End the link."""
+        self.put({"type": "websocket.disconnect", "code": 1005})
+
+    async def receive(self) -> Message:
+        """Give the application what the peer sent."""
+        return await self.incoming.get()
+
+    async def send(self, message: Message) -> None:
+        """Take what the application sends, when the gate is open."""
+        await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        self.sent.append(message)
+
+    @property
+    def texts(self) -> list[str]:
+        """The text messages that arrived."""
+        return [str(m["text"]) for m in self.sent if m["type"] == "websocket.send"]
+
+    @property
+    def closes(self) -> list[tuple[int, str]]:
+        """The close frames that arrived."""
+        return [
+            (int(m["code"]), str(m["reason"])) for m in self.sent if m["type"] == "websocket.close"
+        ]
+
+
+class Gates:
+    """Lets a test hold calls back by their names, fail them, and see them."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.held: dict[str, asyncio.Event] = {}
+        self.failures: dict[str, Exception] = {}
+
+    def hold(self, name: str) -> asyncio.Event:
+        """Have calls of a name wait; setting the event lets them go."""
+        self.held[name] = asyncio.Event()
+        return self.held[name]
+
+    async def enter(self, name: str) -> None:
+        """Note a call, and wait or fail as told."""
+        self.calls.append(name)
+        if name in self.held:
+            await self.held[name].wait()
+        if name in self.failures:
+            raise self.failures[name]
+
+
+class GatedBroker(MemoryBroker):
+    """A memory broker behind gates."""
+
+    def __init__(self, settings: Settings, gates: Gates) -> None:
+        super().__init__(settings, clock=lambda: 0.0)
+        self.gates = gates
+        self.is_closed = False
+
+    async def aclose(self) -> None:
+        """Stop."""
+        self.is_closed = True
+        await super().aclose()
+
+    async def subscribe(self, channel: str) -> None:
+        """Subscribe when the gate is open."""
+        await self.gates.enter("subscribe")
+        await super().subscribe(channel)
+
+    async def unsubscribe(self, channel: str) -> None:
+        """Unsubscribe when the gate is open."""
+        await self.gates.enter("unsubscribe")
+        await super().unsubscribe(channel)
+
+    async def history(
+        self, channel: str, options: ChannelOptions, *, since: StreamPosition | None, limit: int
+    ) -> StreamSlice:
+        """Read, then wait: what is published meanwhile is not in the answer."""
+        part = await super().history(channel, options, since=since, limit=limit)
+        await self.gates.enter("history")
+        return part
+
+    async def publish(
+        self, channel: str, publication: Publication, options: ChannelOptions
+    ) -> StreamPosition:
+        """Publish when the gate is open."""
+        await self.gates.enter("publish")
+        return await super().publish(channel, publication, options)
+
+    async def publish_membership(self, channel: str, membership: Membership) -> None:
+        """Tell of a join or a leave when the gate is open."""
+        await self.gates.enter("join" if membership.joined else "leave")
+        await super().publish_membership(channel, membership)
+
+
+class GatedStore(MemoryPresenceStore):
+    """A memory presence store behind gates."""
+
+    def __init__(self, gates: Gates) -> None:
+        super().__init__(clock=lambda: 0.0)
+        self.gates = gates
+
+    async def add(self, channel: str, info: ClientInfo, *, ttl_seconds: float) -> None:
+        """Add when the gate is open."""
+        await self.gates.enter("add")
+        await super().add(channel, info, ttl_seconds=ttl_seconds)
+
+    async def remove(self, channel: str, client_id: str) -> None:
+        """Remove when the gate is open."""
+        await self.gates.enter("remove")
+        await super().remove(channel, client_id)

@@ -1,0 +1,59 @@
+"""A running node with a broker that a test can hold back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tests.unit.fakes import FakeTransport, GatedBroker, GatedStore, Gates
+from wirebell.connection import Connection
+from wirebell.model import ChannelOptions, History, Publication
+from wirebell.node import Node
+from wirebell.protocol.json import JSON
+from wirebell.protocol.text import TEXT
+from wirebell.settings import Settings
+
+
+def options_for(channel: str) -> ChannelOptions:
+    """Keep history for names with an ``h``, presence for names with a ``p``."""
+    return ChannelOptions(
+        history=History(size=10) if "h" in channel else None, presence="p" in channel
+    )
+
+
+class Rig:
+    """A node, its broker's gates, and what it needs to be used."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.gates = Gates()
+        self.broker = GatedBroker(settings, self.gates)
+        self.store = GatedStore(self.gates)
+        self.node = Node(settings, self.broker, self.store, options_for)
+
+    def connect(
+        self, user_id: str = "", *, is_json: bool = False
+    ) -> tuple[Connection, FakeTransport]:
+        """Connect a peer."""
+        transport = FakeTransport()
+        connection = self.node.connect(transport, JSON if is_json else TEXT, "10.0.0.1")
+        self.node.identify(connection, user_id)
+        return connection, transport
+
+    async def publish(self, channel: str, *texts: str) -> None:
+        """Publish texts, one after the other."""
+        for text in texts:
+            await self.node.publish(channel, Publication(text.encode()))
+
+
+@asynccontextmanager
+async def running(settings: Settings | None = None) -> AsyncIterator[Rig]:
+    """Run a node."""
+    rig = Rig(settings or Settings())
+    await rig.node.start()
+    try:
+        yield rig
+    finally:
+        for gate in rig.gates.held.values():
+            gate.set()
+        rig.gates.failures.clear()
+        await rig.node.aclose()

@@ -1,0 +1,36 @@
+"""A connection as the engine sees it."""
+
+from __future__ import annotations
+
+from tests.unit.fakes import FakeTransport
+from wirebell.connection import Connection
+from wirebell.errors import Disconnect
+from wirebell.model import ClientInfo, Frames
+from wirebell.protocol.text import TEXT
+
+
+def test_new_connection() -> None:
+    """A new connection is anonymous, open and in no channel."""
+    connection = Connection("1", "10.0.0.1", TEXT, FakeTransport())
+
+    assert ClientInfo("1", "") == connection.info
+    assert ({}, False, TEXT, "10.0.0.1") == (
+        connection.channels,
+        connection.is_closed,
+        connection.encoding,
+        connection.address,
+    )
+
+
+def test_hands_through() -> None:
+    """Writing and closing are the transport's, its answer included."""
+    transport = FakeTransport()
+    connection = Connection("1", "", TEXT, transport)
+
+    taken = connection.write(Frames(("x",), 1))
+    transport.is_full = True
+    refused = connection.write(Frames(("y",), 1))
+    connection.close(Disconnect(1000, "done"), notice="bye")
+
+    assert (True, False, ["x"]) == (taken, refused, transport.messages)
+    assert ([(1000, "done")], ["bye"]) == (transport.closed, transport.notices)

@@ -1,0 +1,67 @@
+"""Errors and the codes that reach a peer."""
+
+from __future__ import annotations
+
+import pytest
+
+from wirebell.errors import (
+    BadRequest,
+    CommandError,
+    ConnectionClosed,
+    Denied,
+    Disconnect,
+    DisconnectCode,
+    ErrorCode,
+    LimitExceeded,
+    PermissionDenied,
+    WirebellError,
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (CommandError, 100),
+        (BadRequest, 107),
+        (LimitExceeded, 106),
+        (PermissionDenied, 103),
+        (Denied, 103),
+    ],
+)
+def test_command_error(error: type[CommandError], code: int) -> None:
+    """A refused command carries its code and its message, and is not temporary."""
+    raised = error("too much")
+
+    assert (code, "too much", "too much", False) == (
+        raised.code,
+        raised.message,
+        str(raised),
+        raised.temporary,
+    )
+
+
+def test_connection_closed() -> None:
+    """An operation on an ended connection says how the connection ended."""
+    disconnect = Disconnect(DisconnectCode.SLOW, "slow consumer")
+
+    error = ConnectionClosed(disconnect)
+
+    assert isinstance(error, WirebellError)
+    assert disconnect == error.disconnect
+    assert str(error) == "connection closed: 3008 slow consumer"
+
+
+def test_reason_fits_a_close_frame() -> None:
+    """A reason of 123 bytes is the longest; bytes count, not characters."""
+    assert Disconnect(1000, "é" * 61 + "x").code == 1000
+
+    with pytest.raises(ValueError, match="reason has 124 bytes, limit 123"):
+        Disconnect(1000, "é" * 62)
+
+
+def test_codes_can_be_sent() -> None:
+    """Every close code is one that an endpoint may send (RFC 6455, section 7.4)."""
+    ours = {int(code) for code in DisconnectCode}
+
+    assert ours <= {1000, 1001, 1003, *range(1007, 1015), *range(3000, 5000)}
+    assert {100, 101, 102, 103, 106, 107, 108} == {int(code) for code in ErrorCode}

@@ -1,0 +1,64 @@
+"""Metrics for Prometheus."""
+
+from __future__ import annotations
+
+from tests.unit.fakes import FakeSubscriber, FakeTransport
+from wirebell.brokers import create_broker
+from wirebell.connection import Connection
+from wirebell.errors import DisconnectCode
+from wirebell.metrics import render_metrics
+from wirebell.model import ChannelOptions
+from wirebell.node import Node
+from wirebell.protocol.text import TEXT
+from wirebell.settings import Settings
+
+
+def create_node() -> Node:
+    """Create a node that does not run."""
+    settings = Settings()
+    broker, store = create_broker(settings)
+    return Node(settings, broker, store, lambda channel: ChannelOptions())
+
+
+def lines_of(node: Node) -> set[str]:
+    """Return the samples without comments."""
+    text = render_metrics(node).decode()
+    return {line for line in text.splitlines() if not line.startswith("#")}
+
+
+def test_idle_node() -> None:
+    """Everything is told from the start, as zero."""
+    assert {
+        "wirebell_connections_count 0.0",
+        "wirebell_channels_count 0.0",
+        "wirebell_subscriptions_count 0.0",
+        "wirebell_connects_total 0.0",
+        "wirebell_refusals_total 0.0",
+        "wirebell_publications_total 0.0",
+        "wirebell_items_total 0.0",
+        "wirebell_deliveries_total 0.0",
+        "wirebell_broker_errors_total 0.0",
+    } == lines_of(create_node())
+
+
+def test_counted() -> None:
+    """Metrics are the node's own numbers as they are now; disconnects by code."""
+    node = create_node()
+    connection = Connection("1", "", TEXT, FakeTransport())
+    connection.channels.update(a=False, b=True)
+    node.connections["1"] = connection
+    node.hub.subscribe("a", FakeSubscriber())
+    node.hub.delivered_count = 5
+    node.statistics.published_count = 4
+    node.statistics.disconnect_counts[DisconnectCode.SLOW] += 2
+    node.statistics.disconnect_counts[1000] += 1
+
+    assert {
+        "wirebell_connections_count 1.0",
+        "wirebell_channels_count 1.0",
+        "wirebell_subscriptions_count 2.0",
+        "wirebell_publications_total 4.0",
+        "wirebell_deliveries_total 5.0",
+        'wirebell_disconnects_total{code="3008"} 2.0',
+        'wirebell_disconnects_total{code="1000"} 1.0',
+    } <= lines_of(node)

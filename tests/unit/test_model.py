@@ -1,0 +1,81 @@
+"""The values that travel."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from wirebell.model import (
+    ChannelOptions,
+    ClientInfo,
+    Frames,
+    History,
+    Identity,
+    Membership,
+    PayloadFormat,
+    Publication,
+    StreamPosition,
+)
+
+
+def test_defaults() -> None:
+    """The defaults keep nothing, know nobody and stand before the first publication."""
+    assert StreamPosition(0, "") == StreamPosition()
+    assert ChannelOptions(history=None, presence=False) == ChannelOptions()
+    assert Identity("", None) == Identity()
+    assert Publication(b"x", PayloadFormat.TEXT, 0, "") == Publication(b"x")
+    assert ClientInfo("1", "") == ClientInfo("1")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        StreamPosition(),
+        ClientInfo("1"),
+        Identity(),
+        Publication(b""),
+        Membership(ClientInfo("1"), joined=True),
+        History(),
+        ChannelOptions(),
+    ],
+)
+def test_values_are_frozen(value: object) -> None:
+    """Nobody can change a value under somebody else's hands."""
+    name = next(iter(value.__struct_fields__))  # type: ignore[attr-defined]
+
+    with pytest.raises(AttributeError):
+        setattr(value, name, None)
+
+
+def test_frames() -> None:
+    """Frames are their messages and their size."""
+    assert (("a", "b"), 2) == Frames(("a", "b"), 2)
+
+
+def test_identity_needs_a_time_zone() -> None:
+    """An instant without a time zone is refused, one with it is kept."""
+    aware = datetime(2026, 1, 1, tzinfo=UTC)
+
+    assert aware == Identity("ann", aware).expires_at
+    with pytest.raises(ValueError, match="expires_at must have a time zone, got 2026-01-01"):
+        Identity("ann", aware.replace(tzinfo=None))
+
+
+@pytest.mark.parametrize(
+    ("size", "ttl", "meta", "message"),
+    [
+        (0, 1.0, 1.0, "size must be 1 or more, got 0"),
+        (1, 0.0, 1.0, "ttl_seconds must be above 0, got 0.0"),
+        (1, 2.0, 1.0, r"meta_ttl_seconds must be at least ttl_seconds \(2.0\), got 1.0"),
+    ],
+)
+def test_history_bounds(size: int, ttl: float, meta: float, message: str) -> None:
+    """A history outside its bounds is refused with the value and the bound."""
+    with pytest.raises(ValueError, match=message):
+        History(size=size, ttl_seconds=ttl, meta_ttl_seconds=meta)
+
+
+def test_history_at_its_bounds() -> None:
+    """One publication, and metadata that lives as long as the publications, are allowed."""
+    assert History(size=1, ttl_seconds=0.1, meta_ttl_seconds=0.1).size == 1
