@@ -12,6 +12,9 @@ from collections.abc import Callable
 
 __all__ = ("Deadline", "DeadlineWheel")
 
+# Rebuilding a small heap again and again would cost more than its numbers.
+STALE_NUMBERS_MAX = 64
+
 
 class Deadline:
     """A callback to come. Compared by identity."""
@@ -26,7 +29,8 @@ class Deadline:
 class DeadlineWheel:
     """Deadlines in buckets of one resolution.
 
-    Mutable state: bucket number → its deadlines, and a heap of the numbers that exist.
+    Mutable state: bucket number → its deadlines, never none, and a heap with all the numbers and
+    some that are gone.
 
     Args:
         resolution_seconds: Width of a bucket, above 0.
@@ -56,19 +60,26 @@ class DeadlineWheel:
     def cancel(self, deadline: Deadline) -> None:
         """Forget a deadline; idempotent, also after it fired."""
         bucket = self.buckets.get(deadline.bucket)
-        if bucket is not None:
-            bucket.pop(deadline, None)
+        if bucket is None:
+            return
+        bucket.pop(deadline, None)
+        if not bucket:
+            del self.buckets[deadline.bucket]
+            # Its number stays in the heap until its time; such numbers must not pile up.
+            if len(self.order) > 2 * len(self.buckets) + STALE_NUMBERS_MAX:
+                self.order = list(self.buckets)
+                heapq.heapify(self.order)
 
     def due(self, now: float) -> list[Callable[[], None]]:
         """Take out the callbacks whose time has come, earliest bucket first."""
         callbacks: list[Callable[[], None]] = []
         while self.order and self.order[0] * self.resolution_seconds <= now:
-            bucket = self.buckets.pop(heapq.heappop(self.order))
+            bucket = self.buckets.pop(heapq.heappop(self.order), {})
             callbacks.extend(deadline.callback for deadline in bucket)
         return callbacks
 
     def next_at(self) -> float | None:
         """Return when to call `due` next, or ``None`` when nothing is planned."""
-        while self.order and not self.buckets[self.order[0]]:
-            del self.buckets[heapq.heappop(self.order)]
+        while self.order and self.order[0] not in self.buckets:
+            heapq.heappop(self.order)
         return self.order[0] * self.resolution_seconds if self.order else None

@@ -47,18 +47,12 @@ class ErrorCode(IntEnum):
 
     INTERNAL = 100
     """Something broke on our side; temporary."""
-    UNAUTHORIZED = 101
-    """No identity was given where one is needed."""
-    UNKNOWN_CHANNEL = 102
-    """No declaration matches the channel's name."""
     PERMISSION_DENIED = 103
     """The identity may not do this."""
     LIMIT_EXCEEDED = 106
     """A limit of counts was reached."""
     BAD_REQUEST = 107
     """The request is malformed, or a value is out of bounds."""
-    NOT_AVAILABLE = 108
-    """The channel does not have the feature that was asked for."""
 
 
 class DisconnectCode(IntEnum):
@@ -69,14 +63,10 @@ class DisconnectCode(IntEnum):
     three digits are the HTTP status that says the same.
     """
 
-    NORMAL = 1000
-    """Nothing is wrong: the endpoint is done."""
     GOING_AWAY = 1001
     """The process stops."""
     UNSUPPORTED_DATA = 1003
     """A binary message came to a text socket."""
-    INVALID_TEXT = 1007
-    """Text that is not UTF-8."""
     POLICY_VIOLATION = 1008
     """The peer sent something to a socket that takes nothing."""
     MESSAGE_TOO_BIG = 1009
@@ -87,12 +77,12 @@ class DisconnectCode(IntEnum):
     """The process stops and another takes over: come back."""
     TRY_AGAIN_LATER = 1013
     """A limit of connections is reached."""
-    SHUTDOWN = 3001
-    """The node stops: come back."""
     EXPIRED = 3005
     """The identity of a protocol connection has expired."""
     SLOW = 3008
     """The peer reads slower than its channels publish, past ``send_queue_bytes_max``."""
+    INVALID_TOKEN = 3500
+    """A protocol client showed credentials that are not good."""
     BAD_REQUEST = 3501
     """A message of the client protocol that cannot be understood."""
     STALE = 3502
@@ -202,4 +192,10 @@ class ConfigError(WirebellError):
 
 
 class NotRunning(WirebellError):
-    """`Realtime` was used outside its lifespan."""
+    """`Realtime` was used outside its lifespan; the message says how to enter it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Realtime is not running: pass lifespan=rt.lifespan to FastAPI, "
+            "or enter 'async with rt.lifespan(app)' in your own lifespan"
+        )

@@ -125,6 +125,8 @@ class HistoryLog:
         self.byte_count = 0
         self.evicted_count = 0
         self.streams: dict[str, Stream] = {}
+        # Asked for, and never published to: they must not push out a stream that holds something.
+        self.unused: dict[str, Stream] = {}
         self.deadlines: list[tuple[float, str]] = []
 
     def append(
@@ -142,6 +144,7 @@ class HistoryLog:
             The publication with its offset (1, then +1) and epoch.
         """
         stream = self.open(channel, history, now)
+        self.unused.pop(channel, None)
         stream.offset += 1
         placed = msgspec.structs.replace(publication, offset=stream.offset, epoch=stream.epoch)
         stream.publications.append(placed)
@@ -153,7 +156,8 @@ class HistoryLog:
         if stream.expires_at < stream.watched_at:
             self.watch(channel, stream, now)
         # Least recently published first: what the bounds take is the quietest stream.
-        self.streams[channel] = self.streams.pop(channel)
+        self.streams.pop(channel, None)
+        self.streams[channel] = stream
         self.evict()
         return placed
 
@@ -190,7 +194,7 @@ class HistoryLog:
         """Drop what is past its time to live."""
         while self.deadlines and self.deadlines[0][0] <= now:
             deadline, channel = heapq.heappop(self.deadlines)
-            stream = self.streams.get(channel)
+            stream = self.find(channel)
             if stream is None or stream.watched_at != deadline:
                 continue
             if stream.meta_expires_at <= now:
@@ -202,7 +206,7 @@ class HistoryLog:
 
     def open(self, channel: str, history: History, now: float) -> Stream:
         """Return the stream of a channel as it is at ``now``, a new one where there is none."""
-        stream = self.streams.get(channel)
+        stream = self.find(channel)
         if stream is not None and stream.meta_expires_at <= now:
             self.forget(channel)
             stream = None
@@ -210,9 +214,10 @@ class HistoryLog:
             stream = Stream(self.new_epoch())
             stream.expires_at = now + history.ttl_seconds
             stream.meta_expires_at = now + history.meta_ttl_seconds
-            self.streams[channel] = stream
+            self.unused[channel] = stream
+            if len(self.unused) > self.channels_max:
+                del self.unused[next(iter(self.unused))]
             self.watch(channel, stream, now)
-            self.evict()
         if stream.expires_at <= now:
             self.byte_count -= stream.trim(0)
         return stream
@@ -225,13 +230,22 @@ class HistoryLog:
             stream.watched_at = stream.meta_expires_at
         heapq.heappush(self.deadlines, (stream.watched_at, channel))
         # Entries that do not count any more stay until their time; they must not pile up.
-        if len(self.deadlines) > 2 * len(self.streams) + STALE_DEADLINES_MAX:
-            self.deadlines = [(kept.watched_at, name) for name, kept in self.streams.items()]
+        count = len(self.unused) + len(self.streams)
+        if len(self.deadlines) > 2 * count + STALE_DEADLINES_MAX:
+            kept = self.unused | self.streams
+            self.deadlines = [(known.watched_at, name) for name, known in kept.items()]
             heapq.heapify(self.deadlines)
+
+    def find(self, channel: str) -> Stream | None:
+        """Return the stream of a channel, expired or not, or ``None``."""
+        return self.streams.get(channel) or self.unused.get(channel)
 
     def forget(self, channel: str) -> None:
         """Drop a stream whole: whoever comes back finds another epoch."""
-        self.byte_count -= self.streams.pop(channel).trim(0)
+        self.unused.pop(channel, None)
+        stream = self.streams.pop(channel, None)
+        if stream is not None:
+            self.byte_count -= stream.trim(0)
 
     def evict(self) -> None:
         """Forget the quietest streams until the bounds hold; the newest one always stays."""

@@ -184,6 +184,8 @@ class Hub:
     def flush_catching_up(self, channel: str, items: Sequence[ChannelItem]) -> list[Subscriber]:
         """Hold items for those who read history, and make live those who have passed it."""
         overflowed: list[Subscriber] = []
+        # After a storm of reconnects thousands stand at the same position: they share frames too.
+        known: dict[tuple[Encoding, StreamPosition], Frames] = {}
         for subscriber, entry in list(self.catching_up[channel].items()):
             if entry.position is None:
                 entry.held.extend(items)
@@ -195,7 +197,10 @@ class Hub:
             if not new:
                 continue
             self.delivered_count += len(new)
-            frames = subscriber.encoding.join(channel, new)
+            key = (subscriber.encoding, entry.position)
+            frames = known.get(key)
+            if frames is None:
+                frames = known[key] = subscriber.encoding.join(channel, new)
             if frames.messages and not subscriber.write(frames):
                 overflowed.append(subscriber)
             # Only a publication proves that the channel has passed what history delivered.

@@ -2,7 +2,8 @@
 
 A broker moves publications between nodes and keeps history. A presence store keeps who is in a
 channel. A transport carries text messages to one peer; a receiver is told what the peer sends.
-The guarantees stand in the docstrings, and `wirebell.testing` has one test for each of them.
+The guarantees stand in the docstrings; `wirebell.testing` has one check for each of a broker's
+and of a presence store's.
 """
 
 from __future__ import annotations
@@ -197,6 +198,9 @@ class Receiver(Protocol):
 
     def receive_bytes(self, data: bytes) -> Awaitable[None] | None:
         """Take a binary message."""
+
+    def receive_oversize(self, size: int) -> None:
+        """Learn of a message of ``size`` bytes, over the limit, that was dropped: close."""
 
     def receive_eof(self) -> Awaitable[None] | None:
         """Learn that the peer is gone; called once, last."""

@@ -15,8 +15,12 @@ import structlog
 
 __all__ = ("Redact", "create_formatter", "log_config", "redact_servers")
 
-# Values of query parameters that open something. Servers log the path with its query.
-SECRET = re.compile(r"((?:ticket|token|access_token|api_key|key)=)[^&\s\"']+", re.IGNORECASE)
+# Values of query parameters that open something, and of those whose name is written in a way that
+# hides it (``tick%65t=``). Servers log the path with its query.
+SECRET = re.compile(
+    r"((?:ticket|token|access_token|api_key|key)=|[?&][^=&\s\"']*%[^=&\s\"']*=)[^&\s\"']+",
+    re.IGNORECASE,
+)
 
 
 class Redact(logging.Filter):
@@ -61,7 +65,8 @@ def create_formatter() -> logging.Formatter:
     ]
     is_terminal = sys.stderr.isatty()
     last: list[Any] = (
-        [structlog.dev.ConsoleRenderer()]
+        # Rich tracebacks would print local variables, and with them what people typed.
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if is_terminal
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

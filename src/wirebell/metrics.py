@@ -41,7 +41,11 @@ class NodeCollector:
             yield GaugeMetricFamily(name, text, value=value)
         counters = (
             ("wirebell_connects", "Connections admitted.", statistics.connected_count),
-            ("wirebell_refusals", "Connections that a limit refused.", statistics.refused_count),
+            (
+                "wirebell_refusals",
+                "Connections that a limit or their Origin refused.",
+                statistics.refused_count,
+            ),
             ("wirebell_publications", "Published by this node.", statistics.published_count),
             ("wirebell_items", "Received from the broker.", statistics.received_count),
             ("wirebell_deliveries", "Given to subscribers.", node.hub.delivered_count),

@@ -35,6 +35,7 @@ from wirebell.model import (
     ChannelItem,
     ChannelOptions,
     ClientInfo,
+    Frames,
     Membership,
     Publication,
     StreamPosition,
@@ -55,7 +56,7 @@ class NodeStatistics:
 
     Attributes:
         connected_count: Connections admitted.
-        refused_count: Connections that a limit refused.
+        refused_count: Connections that a limit or their Origin refused.
         disconnect_counts: Close code → connections that we closed with it.
         published_count: Publications that this node's callers published.
         received_count: Items that the broker handed to this node.
@@ -193,6 +194,11 @@ class Node:
         self.statistics.disconnect_counts[disconnect.code] += 1
         connection.close(disconnect, notice=notice)
 
+    def write(self, connection: Connection, frames: Frames) -> None:
+        """Send frames to one connection; a peer that is over its limit is cut."""
+        if not connection.write(frames):
+            self._close_slow(connection)
+
     def disconnect(self, connection: Connection) -> None:
         """Forget a connection that has ended; idempotent. It leaves its channels at once."""
         if connection.is_closed:
@@ -280,8 +286,8 @@ class Node:
         if connection.is_closed or channel not in connection.channels:
             return
         held = self.hub.release(channel, connection, position)
-        if held and not connection.write(connection.encoding.join(channel, held)):
-            self._close_slow(connection)
+        if held:
+            self.write(connection, connection.encoding.join(channel, held))
 
     async def publish(self, channel: str, publication: Publication) -> StreamPosition:
         """Put a publication into a channel. No peer is waited for.
@@ -373,10 +379,7 @@ class Node:
     def _loop(self) -> asyncio.AbstractEventLoop:
         """Return the loop, or say that the node does not run."""
         if self.loop is None:
-            raise NotRunning(
-                "Realtime is not running: pass lifespan=rt.lifespan to FastAPI, "
-                "or enter 'async with rt.lifespan(app)' in your own lifespan"
-            )
+            raise NotRunning
         return self.loop
 
     def _flush(self) -> None:

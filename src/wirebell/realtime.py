@@ -114,13 +114,10 @@ class Realtime:
             NotRunning: Outside the lifespan.
         """
         if self.running is None:
-            raise NotRunning(
-                "Realtime is not running: pass lifespan=rt.lifespan to FastAPI, "
-                "or enter 'async with rt.lifespan(app)' in your own lifespan"
-            )
+            raise NotRunning
         return self.running
 
-    def mount(self, app: FastAPI, path: str) -> None:
+    def mount(self, app: FastAPI, path: str, *, metrics: bool = True) -> None:
         """Add Wirebell's own routes to an application.
 
         ``{path}/connection/uni_websocket`` is the live connection with recovery (protocol
@@ -129,13 +126,17 @@ class Realtime:
         Args:
             app: The application.
             path: Where; begins with a slash, ends without.
+            metrics: Answer ``{path}/metrics`` to whoever asks. Switch it off where the path is
+                public, and register `wirebell.metrics.NodeCollector` where it is not.
 
         Raises:
             ValueError: ``path`` is not like that.
         """
         if not path.startswith("/") or path.endswith("/"):
             raise ValueError(f"path begins with a slash and ends without, got {path!r}")
-        app.include_router(create_router(self.node, self._serve_unidirectional), prefix=path)
+        app.include_router(
+            create_router(self.node, self._serve_unidirectional, metrics=metrics), prefix=path
+        )
 
     # Channels
 
@@ -289,8 +290,9 @@ class Realtime:
         Publications of ``channels`` arrive as text, in the order of each channel. The socket is
         accepted here unless it was before; a peer accepted here gets everything that is
         published after it has seen the handshake's answer. A peer that reads too slowly is
-        closed with 3008 and nobody waits for it. Why a socket is closed is told in a last text
-        message ``{"error": {"code", "message"}}`` and in the close frame.
+        closed with 3008 and nobody waits for it. Why a socket is closed is told in the
+        close frame and, unless the peer reads nothing or the process stops, before that in a last
+        text message ``{"error": {"code", "message"}}``.
 
         Args:
             websocket: The endpoint's.
@@ -377,6 +379,8 @@ class Realtime:
         if is_origin_allowed(origin, host, scheme, self.settings.allowed_origins):
             return carrier
         reason = f"origin {origin!r:.80} is not allowed; set WIREBELL_ALLOWED_ORIGINS"
+        if self.running is not None:
+            self.running.statistics.refused_count += 1
         logger.warning("refused a socket to host %r: %s", host, reason)
         if carrier.is_accepted:
             disconnect = Disconnect(
@@ -409,7 +413,7 @@ class Realtime:
             receiver.connect(_address(websocket))
         except Denied as error:
             logger.info("a connection was refused: %s", error.message)
-            disconnect = Disconnect(3500, "invalid token")
+            disconnect = Disconnect(DisconnectCode.INVALID_TOKEN, "invalid token")
         except LimitExceeded:
             disconnect = Disconnect(DisconnectCode.CONNECTION_LIMIT, "connection limit")
         except Exception:
@@ -426,7 +430,10 @@ class Realtime:
         if self.authenticator is None:
             return Identity()
         identity = await self.permissions.ask(websocket, AUTHENTICATE)
-        return identity if isinstance(identity, Identity) else Identity()
+        if not isinstance(identity, Identity):
+            # Taking it for nobody would lose the expiry and the limits of whoever it is.
+            raise TypeError(f"authenticate must return an Identity, got {type(identity).__name__}")
+        return identity
 
     async def _authorize(self, websocket: WebSocket, channel: str) -> None:
         """Let a peer into a channel, or raise; what is not declared is denied."""

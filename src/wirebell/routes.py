@@ -12,13 +12,14 @@ __all__ = ("create_router",)
 
 
 def create_router(
-    node: Callable[[], Node], connect: Callable[[WebSocket], Awaitable[None]]
+    node: Callable[[], Node], connect: Callable[[WebSocket], Awaitable[None]], *, metrics: bool
 ) -> APIRouter:
     """Create the routes.
 
     Args:
         node: Gives the running node.
         connect: Serves a unidirectional connection to its end.
+        metrics: Answer Prometheus.
     """
     router = APIRouter()
 
@@ -32,9 +33,11 @@ def create_router(
         node()
         return {"status": "ok"}
 
-    @router.get("/metrics", include_in_schema=False)
-    async def metrics() -> Response:
-        """Tell Prometheus about this process."""
-        return Response(render_metrics(node()), media_type=CONTENT_TYPE_LATEST)
+    if metrics:
+
+        @router.get("/metrics", include_in_schema=False)
+        async def show_metrics() -> Response:
+            """Tell Prometheus about this process."""
+            return Response(render_metrics(node()), media_type=CONTENT_TYPE_LATEST)
 
     return router

@@ -35,6 +35,10 @@ class FakeReceiver:
         """Note a binary message."""
         self.calls.append(f"bytes {len(data)}")
 
+    def receive_oversize(self, size: int) -> None:
+        """Note the size of a message that was dropped."""
+        self.calls.append(f"oversize {size}")
+
     async def receive_eof(self) -> None:
         """Note the end."""
         self.calls.append("eof")

@@ -32,7 +32,7 @@ class Note(BaseModel):
 
 def no_node() -> Node:
     """Say that nothing runs."""
-    raise NotRunning("not running")
+    raise NotRunning
 
 
 def create_channel(

@@ -80,3 +80,18 @@ def test_bucket_can_be_used_again() -> None:
     again = wheel.schedule(1.0, lambda: None)
 
     assert [again.callback] == wheel.due(1.0)
+
+
+def test_cancelled_deadlines_leave_nothing() -> None:
+    """Deadlines that were planned far ahead and cancelled do not pile up."""
+    wheel = DeadlineWheel(0.05)
+    kept = wheel.schedule(1.0, lambda: None)
+
+    for number in range(10_000):
+        wheel.cancel(wheel.schedule(1e6 + number, lambda: None))
+
+    assert 1 == len(wheel.buckets)
+    assert len(wheel.order) <= 2 + 64 + 1
+    assert kept.bucket in wheel.buckets
+    assert 1 == len(wheel.due(2.0))
+    assert wheel.next_at() is None

@@ -275,3 +275,39 @@ def test_bytes_max() -> None:
 
     assert ["b", "c"] == after
     assert (["d"], 50, 3) == (list(log.streams), log.byte_count, log.evicted_count)
+
+
+def test_reading_pushes_nothing_out() -> None:
+    """Asking for channels that nobody published to costs no other channel its history."""
+    log = create_log(channels_max=2)
+    history = History(size=5)
+    placed = log.append("board", Publication(b"1"), history, 0.0)
+
+    for number in range(10):
+        log.read(f"empty {number}", history, 1.0, since=None, limit=1)
+
+    assert (placed,) == log.read("board", history, 2.0, since=None, limit=5).publications
+    assert 2 == len(log.unused)
+    assert 0 == log.evicted_count
+
+
+def test_a_channel_asked_for_keeps_its_epoch() -> None:
+    """The epoch that an empty channel was announced with is the one of its first publication."""
+    log = create_log()
+    top = log.read("a", History(), 0.0, since=None, limit=0).top
+
+    placed = log.append("a", Publication(b"1"), History(), 1.0)
+
+    assert (top.epoch, 1) == (placed.epoch, placed.offset)
+    assert {} == log.unused
+
+
+def test_a_channel_asked_for_is_forgotten() -> None:
+    """An empty channel is forgotten with its positions' time."""
+    log = create_log()
+    log.read("a", History(meta_ttl_seconds=400), 0.0, since=None, limit=0)
+
+    log.expire(300.0)
+    log.expire(400.0)
+
+    assert {} == log.unused

@@ -113,3 +113,28 @@ def test_config_can_be_used() -> None:
     assert level == logging.WARNING
     assert any(isinstance(item, Redact) for item in handler.filters)
     assert log_config()["root"]["level"] == "INFO"
+
+
+def test_a_name_in_disguise_hides_nothing() -> None:
+    """A parameter whose name is percent-encoded is hidden too: the server decodes it."""
+    odd = record("GET %s", "/ws?a=1&tick%65t=secret&b=2")
+
+    Redact().filter(odd)
+
+    assert odd.getMessage() == "GET /ws?a=1&tick%65t=[hidden]&b=2"
+
+
+def test_tracebacks_show_no_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal a traceback has lines of code and no local variables: one may be a password."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    formatter = create_formatter()
+    password = "correct horse"  # noqa: F841 - what must not be shown
+
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        failed = logging.LogRecord("n", logging.ERROR, "f", 1, "failed", (), sys.exc_info())
+
+    text = formatter.format(failed)
+    assert "broken" in text
+    assert "horse" not in text.replace('password = "correct horse"', "")

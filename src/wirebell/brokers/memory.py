@@ -7,6 +7,7 @@ method ever suspends.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from wirebell.settings import Settings
 
 __all__ = ("MemoryBroker", "MemoryPresenceStore", "create")
 
+logger = logging.getLogger(__name__)
+
 # Expired history is swept this often; a read never sees it in between.
 SWEEP_SECONDS = 1.0
 
@@ -46,6 +49,7 @@ class MemoryBroker:
             channels_max=settings.history_channels_max,
             bytes_max=settings.history_bytes_max,
         )
+        self.evicted_count = 0
         self.subscribed: set[str] = set()
         self.listener: BrokerListener | None = None
         self.sweeper: asyncio.TimerHandle | None = None
@@ -110,8 +114,15 @@ class MemoryBroker:
         return self.listener
 
     def _sweep(self) -> None:
-        """Free what has expired, and come back."""
+        """Free what has expired, say what the bounds took, and come back."""
         self.log.expire(self.clock())
+        if self.log.evicted_count > self.evicted_count:
+            logger.warning(
+                "history_channels_max or history_bytes_max is reached: %d channels were forgotten, "
+                "their clients are told that they are not recovered",
+                self.log.evicted_count - self.evicted_count,
+            )
+            self.evicted_count = self.log.evicted_count
         self.sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
 
 

@@ -1,8 +1,9 @@
 """Accounts: register, sign in and out, tickets for sockets."""
 
 import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from argon2 import PasswordHasher
@@ -15,17 +16,47 @@ from sqlalchemy.exc import IntegrityError
 from starlette.requests import HTTPConnection
 
 from wirebell.demo.credentials import COOKIE, CurrentUser, GateDep, Signer, digest_of
-from wirebell.demo.db import DEMO_PASSWORD, Db, Ticket, User
+from wirebell.demo.db import DEMO_PASSWORD, DEMO_USERS, Db, Ticket, User
 from wirebell.demo.settings import DemoSettings
 
-__all__ = ("router",)
+__all__ = ("is_password", "router")
+
+ResultT = TypeVar("ResultT")
 
 router = APIRouter(tags=["accounts"])
 hasher = PasswordHasher()
 # Checked for names that do not exist, so that they take as long as those that do.
 NOBODY_HASH = hasher.hash(secrets.token_hex())
-# Hashing takes 64 MiB and 50 ms of a core by design: two at a time leave the rest alone.
-hashing = CapacityLimiter(2)
+
+
+class Hashing:
+    """Hashes passwords, two at a time: each takes 64 MiB and 100 ms of a core, by design.
+
+    Mutable state: how many are being hashed or wait for it.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.limiter = CapacityLimiter(2)
+
+    async def run(
+        self, settings: DemoSettings, function: Callable[..., ResultT], *args: str
+    ) -> ResultT:
+        """Call a function of the hasher in a thread, when it is its turn.
+
+        Raises:
+            HTTPException: 503, ``sign_ins_waiting_max`` wait already.
+        """
+        if self.count >= settings.sign_ins_waiting_max:
+            raise HTTPException(503, "too many sign-ins at once, try again", {"Retry-After": "3"})
+        self.count += 1
+        try:
+            return await to_thread.run_sync(function, *args, limiter=self.limiter)
+        finally:
+            self.count -= 1
+
+
+hashing = Hashing()
 
 
 class Credentials(BaseModel):
@@ -63,13 +94,18 @@ async def sign_in(
     connection: HTTPConnection,
     response: Response,
     form: Annotated[OAuth2PasswordRequestForm, Depends()],
-    session: Db,
 ) -> Token:
     """Sign in with name and password; the answer also sets the page's cookie."""
+    settings: DemoSettings = connection.app.state.settings
     signer: Signer = connection.app.state.signer
-    user = await session.get(User, form.username) if form.username.isprintable() else None
+    # The session ends before the hashing: who waits for that must not hold a connection.
+    async with connection.app.state.sessions() as session:
+        user = await session.get(User, form.username) if form.username.isprintable() else None
     stored = user.password_hash if user is not None else NOBODY_HASH
-    is_good = await to_thread.run_sync(is_password, stored, form.password, limiter=hashing)
+    is_good = await hashing.run(settings, is_password, stored, form.password)
+    if not settings.users and form.username in DEMO_USERS and form.password == DEMO_PASSWORD:
+        # An earlier start of the same data folder made them; everybody knows this password.
+        is_good = False
     if user is None or not is_good:
         raise HTTPException(
             401,
@@ -98,9 +134,12 @@ def is_password(stored: str, password: str) -> bool:
 
 
 @router.post("/register", status_code=201)
-async def register(credentials: Credentials, session: Db) -> dict[str, str]:
+async def register(
+    connection: HTTPConnection, credentials: Credentials, session: Db
+) -> dict[str, str]:
     """Create an account."""
-    stored = await to_thread.run_sync(hasher.hash, credentials.password, limiter=hashing)
+    settings: DemoSettings = connection.app.state.settings
+    stored = await hashing.run(settings, hasher.hash, credentials.password)
     user = User(username=credentials.username, password_hash=stored, created_at=datetime.now(UTC))
     session.add(user)
     try:

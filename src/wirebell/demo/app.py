@@ -10,14 +10,16 @@ from anyio import to_thread
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import async_sessionmaker
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wirebell import Denied, Identity
+from wirebell.auth import is_origin_allowed
 from wirebell.demo import accounts, sockets, tasks
+from wirebell.demo.accounts import is_password
 from wirebell.demo.credentials import GateDep, Signer
 from wirebell.demo.db import DEMO_PASSWORD, DEMO_USERS, User, create_engine_for, prepare
 from wirebell.demo.live import rt
@@ -39,8 +41,11 @@ PAGE_HEADERS = {
 }
 
 
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+
+
 class Guard:
-    """ASGI middleware: bounds the bodies of requests, and sets the page's headers.
+    """ASGI middleware: bounds bodies, refuses foreign origins, sets the page's headers.
 
     Args:
         app: What is guarded.
@@ -57,11 +62,21 @@ class Guard:
             await self.app(scope, receive, send)
             return
         too_long = f"a request has at most {self.body_bytes_max} bytes"
-        announced = Headers(scope=scope).get("content-length", "")
+        headers = Headers(scope=scope)
+        announced = headers.get("content-length", "")
         if announced.isdecimal() and int(announced[:20]) > self.body_bytes_max:
             body = json.dumps({"detail": f"{too_long}, got {announced:.20}"})
             response = Response(body, 413, media_type="application/json")
             await response(scope, receive, send)
+            return
+        origin = headers.get("origin")
+        is_ours = is_origin_allowed(
+            origin, headers.get("host"), scope["scheme"], rt.settings.allowed_origins
+        )
+        if scope["method"] not in SAFE_METHODS and not is_ours:
+            # A form of another site could sign a visitor in as somebody else.
+            body = json.dumps({"detail": "this origin is not allowed"})
+            await Response(body, 403, media_type="application/json")(scope, receive, send)
             return
         received = 0
 
@@ -91,8 +106,12 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     engine = create_engine_for(settings)
     app.state.sessions = async_sessionmaker(engine, expire_on_commit=False)
     async with app.state.sessions() as session:
-        known = select(func.count()).where(User.username.in_(DEMO_USERS))
-        app.state.has_demo_users = settings.users and bool(await session.scalar(known))
+        query = select(User.password_hash).where(User.username.in_(DEMO_USERS))
+        hashes = list(await session.scalars(query))
+    # Somebody may have registered one of the names with a password of their own.
+    app.state.has_demo_users = settings.users and any(
+        [await to_thread.run_sync(is_password, stored, DEMO_PASSWORD) for stored in hashes]
+    )
     if app.state.has_demo_users:
         names = " and ".join(DEMO_USERS)
         logger.warning("demo accounts: %s sign in with the password %s", names, DEMO_PASSWORD)
@@ -113,9 +132,10 @@ def create_app() -> FastAPI:
     app.add_exception_handler(RequestValidationError, answer_invalid)
     rt.mount(app, "/realtime")
     app.add_api_route("/", page, methods=["GET"], include_in_schema=False)
-    app.mount("/web", StaticFiles(packages=[("wirebell.demo", "web")]), name="web")
     for module in (accounts, tasks, sockets):
         app.include_router(module.router)
+    # After the sockets, which know what to say to one that goes there.
+    app.mount("/web", StaticFiles(packages=[("wirebell.demo", "web")]), name="web")
     return app
 
 

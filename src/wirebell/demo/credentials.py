@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
 
 from wirebell import Denied, Identity
-from wirebell.demo.db import Db, Ticket, User
+from wirebell.demo.db import Ticket, User
 
 __all__ = (
     "COOKIE",
@@ -149,21 +149,31 @@ def read_subprotocols(connection: HTTPConnection) -> tuple[str | None, str | Non
 
 
 async def open_gate(
-    connection: HTTPConnection, session: Db, header: Annotated[str | None, Depends(bearer)]
+    connection: HTTPConnection, header: Annotated[str | None, Depends(bearer)]
 ) -> Gate:
-    """Look for credentials: header, subprotocol, ticket, cookie, in this order."""
+    """Look for credentials: header, subprotocol, ticket, cookie, in this order.
+
+    It opens and closes a database session of its own: one that a dependency gives would be held
+    as long as the socket lives.
+    """
     signer: Signer = connection.app.state.signer
     token, subprotocol = read_subprotocols(connection)
     is_socket = connection.scope["type"] == "websocket"
     ticket = connection.query_params.get("ticket") if is_socket else None
     token = header or token
-    try:
-        if token is None and ticket is not None:
-            return Gate(await redeem_ticket(session, ticket), None, subprotocol)
-        token = token or connection.cookies.get(COOKIE)
+    if "authorization" in connection.headers and not header:
+        return Gate(None, "the Authorization header has no Bearer token", subprotocol)
+    if token is None and ticket is None:
+        token = connection.cookies.get(COOKIE)
         if token is None:
             return Gate(None, None, subprotocol)
-        return Gate(await find_user(session, signer.check(token)), None, subprotocol)
+    try:
+        async with connection.app.state.sessions() as session:
+            if token is None and ticket is not None:
+                identity = await redeem_ticket(session, ticket)
+            else:
+                identity = await find_user(session, signer.check(token or ""))
+        return Gate(identity, None, subprotocol)
     except Denied as error:
         return Gate(None, error.message, subprotocol)
 

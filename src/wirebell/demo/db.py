@@ -121,7 +121,7 @@ class Ticket(Base):
 
 def create_engine_for(settings: DemoSettings) -> AsyncEngine:
     """Create the engine of an application; SQLite gets what a server needs of it."""
-    engine = create_async_engine(settings.url)
+    engine = create_async_engine(settings.url, hide_parameters=True)
     if engine.dialect.name == "sqlite":
         event.listen(engine.sync_engine, "connect", _tune_sqlite)
     return engine
@@ -144,12 +144,15 @@ def prepare(settings: DemoSettings) -> None:
     Idempotent, and safe when several workers call it at once: the first does it. Not to be
     called on an event loop's thread.
     """
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _exclusive(settings.data_dir / "prepare.lock"):
         config = Config()
         config.set_main_option("script_location", str(files("wirebell.demo") / "migrations"))
         config.attributes["url"] = settings.url
         command.upgrade(config, "head")
+        if settings.file is not None:
+            # Password hashes are nobody else's business; what SQLite puts beside it follows.
+            settings.file.chmod(0o600)
         if settings.users:
             asyncio.run(_create_demo_users(settings))
 

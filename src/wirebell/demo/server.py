@@ -49,6 +49,7 @@ def run(host: str, port: int, workers: int) -> None:
         port=port,
         workers=workers,
         log_config=log_config(),
+        http="wirebell.demo.handshake:HTTPProtocol",
         ws="wirebell.demo.handshake:WebSocketProtocol",
         ws_max_size=limits.message_bytes_max,
         ws_ping_interval=limits.ping_interval_seconds,
@@ -58,7 +59,7 @@ def run(host: str, port: int, workers: int) -> None:
         timeout_worker_healthcheck=int(ANSWER_SECONDS_MAX),
     )
     prepare(DemoSettings())
-    raise_file_limit()
+    raise_file_limit(limits.connections_max)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, port), family=family, backlog=config.backlog)
     listener.set_inheritable(True)
@@ -79,14 +80,24 @@ def run(host: str, port: int, workers: int) -> None:
         sys.exit(3)
 
 
-def raise_file_limit() -> None:
-    """Take as many file descriptors as the system lets us: each connection is one."""
+def raise_file_limit(connections_max: int) -> None:
+    """Take as many file descriptors as the system lets us: each connection is one.
+
+    Args:
+        connections_max: 0 is no limit. What the system cannot give is said in the log.
+    """
     try:
         import resource
     except ImportError:  # Windows has no such limit.
         return
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard != resource.RLIM_INFINITY and (not connections_max or hard < 2 * connections_max):
+        logger.warning(
+            "the system lets this process have %d open files: with about as many connections it "
+            "takes no new ones; raise 'ulimit -n', or set WIREBELL_CONNECTIONS_MAX below half",
+            hard,
+        )
 
 
 def set_user_timeout(listener: socket.socket, seconds: float) -> None:

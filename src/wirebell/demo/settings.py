@@ -63,10 +63,22 @@ class DemoSettings(BaseSettings):
     request_bytes_max: int = Field(default=65_536, ge=1)
     """Longest body of an HTTP request."""
 
+    request_timeout_seconds: float = Field(default=10.0, gt=0)
+    """How long a client may take to send its first request; a silent one is dropped then."""
+
+    sign_ins_waiting_max: int = Field(default=32, ge=1)
+    """Passwords that may wait to be hashed; one more is answered by 503. At 10 a second that is
+    three seconds, which a person at a form still waits."""
+
+    @property
+    def file(self) -> Path | None:
+        """The database's file, where it is our own."""
+        return None if self.database_url else self.data_dir / "taskboard.db"
+
     @property
     def url(self) -> str:
         """The database's URL for SQLAlchemy, with an asynchronous driver."""
-        url = self.database_url or f"sqlite:///{self.data_dir / 'taskboard.db'}"
+        url = self.database_url or f"sqlite:///{self.file}"
         for plain, driver in ASYNC_DRIVERS.items():
             if url.startswith(f"{plain}://"):
                 return url.replace(plain, driver, 1)
@@ -78,6 +90,9 @@ def load_secret(data_dir: Path) -> str:
 
     Returns:
         64 hexadecimal characters.
+
+    Raises:
+        ValueError: The file holds something else.
     """
     path = data_dir / "secret.key"
     if not path.exists():
@@ -92,4 +107,7 @@ def load_secret(data_dir: Path) -> str:
             pass
         finally:
             fresh.unlink()
-    return path.read_text()
+    secret = path.read_text()
+    if len(secret) != 64:
+        raise ValueError(f"{path} has {len(secret)} characters, not 64: remove it to get a new one")
+    return secret

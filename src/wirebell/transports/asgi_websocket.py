@@ -34,6 +34,15 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
+# What a waiting message takes besides its text; without it empty ones would be unbounded.
+MESSAGE_BYTES = 64
+
+
+def cost_of(frames: Frames) -> int:
+    """Return what frames count against ``send_queue_bytes_max``."""
+    return frames.byte_count + MESSAGE_BYTES * len(frames.messages)
+
+
 class State(Enum):
     """How far a link has come."""
 
@@ -183,7 +192,7 @@ class ASGIWebSocket:
         """
         if self.state is State.CLOSED or self.disconnect is not None:
             return True
-        waiting = self.queued_bytes + frames.byte_count
+        waiting = self.queued_bytes + cost_of(frames)
         if self.queued_bytes and waiting > self.settings.send_queue_bytes_max:
             return False
         self.queue.append(frames)
@@ -317,8 +326,7 @@ class ASGIWebSocket:
         if text is not None and size * 4 > limit:
             size = len(text.encode())
         if size > limit:
-            reason = f"message has {size} bytes, limit {limit}"
-            self.close(Disconnect(DisconnectCode.MESSAGE_TOO_BIG, reason))
+            receiver.receive_oversize(size)
         elif text is not None:
             await _finish(receiver.receive_text(text))
         else:
@@ -348,7 +356,7 @@ class ASGIWebSocket:
                 frames = queue.popleft()
                 for text in frames.messages:
                     await send({"type": "websocket.send", "text": text})
-                self.queued_bytes -= frames.byte_count
+                self.queued_bytes -= cost_of(frames)
         except Exception as error:  # noqa: BLE001
             # Servers and frameworks raise what they like for a peer that is gone.
             logger.debug("the peer does not take messages any more: %r", error)

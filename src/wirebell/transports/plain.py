@@ -58,6 +58,15 @@ class PlainOptions:
     identity: Identity = field(default_factory=Identity)
 
 
+CODES: dict[type[WirebellError], DisconnectCode] = {
+    LimitExceeded: DisconnectCode.TRY_AGAIN_LATER,
+    BadRequest: DisconnectCode.BAD_CHANNEL,
+    PermissionDenied: DisconnectCode.FORBIDDEN,
+    Denied: DisconnectCode.FORBIDDEN,
+}
+"""How a plain socket ends that one of these keeps out."""
+
+
 def notice(disconnect: Disconnect) -> str:
     """Say why a plain socket is closed, in the one shape that errors have."""
     return json.dumps({"error": {"code": disconnect.code, "message": disconnect.reason}})
@@ -67,13 +76,11 @@ def disconnect_for(error: WirebellError) -> Disconnect:
     """Translate an error of ours into how a plain socket ends."""
     if isinstance(error, ConnectionClosed):
         return error.disconnect
-    codes: dict[type[WirebellError], DisconnectCode] = {
-        LimitExceeded: DisconnectCode.TRY_AGAIN_LATER,
-        BadRequest: DisconnectCode.BAD_CHANNEL,
-        PermissionDenied: DisconnectCode.FORBIDDEN,
-        Denied: DisconnectCode.FORBIDDEN,
-    }
-    return Disconnect(codes.get(type(error), DisconnectCode.INTERNAL_ERROR), _shorten(str(error)))
+    for kind, code in CODES.items():
+        if isinstance(error, kind):
+            return Disconnect(code, _shorten(str(error)))
+    logger.error("a connection could not be served", exc_info=error)
+    return Disconnect(DisconnectCode.INTERNAL_ERROR, "internal error")
 
 
 class PlainReceiver:
@@ -136,6 +143,11 @@ class PlainReceiver:
         reason = f"this socket speaks text, got a binary message of {len(data)} bytes"
         self.close(Disconnect(DisconnectCode.UNSUPPORTED_DATA, reason))
 
+    def receive_oversize(self, size: int) -> None:
+        """Refuse a message over ``message_bytes_max``."""
+        reason = f"message has {size} bytes, limit {self.node.settings.message_bytes_max}"
+        self.close(Disconnect(DisconnectCode.MESSAGE_TOO_BIG, reason))
+
     def receive_eof(self) -> Awaitable[None] | None:
         """Leave the channels; then the endpoint's ``on_close`` runs."""
         for deadline in self.deadlines.values():
@@ -196,8 +208,7 @@ class PlainReceiver:
 
     def _reply(self, connection: Connection, text: str) -> None:
         """Send a handler's answer, after whatever the peer was sent before."""
-        if not connection.write(Frames((text,), len(text.encode()))):
-            self.node.close(connection, Disconnect(DisconnectCode.SLOW, "slow consumer"))
+        self.node.write(connection, Frames((text,), len(text.encode())))
 
     def _refuse(self, connection: Connection, error: CommandError) -> None:
         """Tell the peer what was wrong with its message; a denial ends the socket."""

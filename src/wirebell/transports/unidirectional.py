@@ -22,7 +22,7 @@ from wirebell.errors import (
     LimitExceeded,
 )
 from wirebell.interfaces import Transport
-from wirebell.model import Frames, Identity, StreamPosition
+from wirebell.model import Identity, StreamPosition
 from wirebell.node import Node
 from wirebell.protocol.json import (
     JSON,
@@ -95,6 +95,11 @@ class UnidirectionalReceiver:
         """Refuse: this connection speaks JSON."""
         del data
         self.close(Disconnect(DisconnectCode.BAD_REQUEST, "bad request"))
+
+    def receive_oversize(self, size: int) -> None:
+        """Refuse a message over ``message_bytes_max``."""
+        reason = f"message has {size} bytes, limit {self.node.settings.message_bytes_max}"
+        self.close(Disconnect(DisconnectCode.MESSAGE_TOO_BIG, reason))
 
     def receive_eof(self) -> None:
         """Leave the channels."""
@@ -179,13 +184,8 @@ class UnidirectionalReceiver:
         connection = self.connection
         if connection is None or connection.is_closed:
             return
-        self._write_or_cut(connection, PING)
+        self.node.write(connection, PING)
         self._schedule("ping", self.node.settings.ping_interval_seconds, self._ping)
-
-    def _write_or_cut(self, connection: Connection, frames: Frames) -> None:
-        """Write, and cut a peer that is over its limit."""
-        if not connection.write(frames):
-            self.node.close(connection, Disconnect(DisconnectCode.SLOW, "slow"))
 
     def _expire(self) -> None:
         """End a connection whose credentials have ended."""

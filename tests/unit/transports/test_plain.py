@@ -51,6 +51,10 @@ def errors(transport: FakeTransport) -> list[tuple[int, str]]:
     return [(body["code"], body["message"]) for body in bodies]
 
 
+class Banned(Denied):
+    """A refusal of the application's own."""
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
@@ -58,12 +62,17 @@ def errors(transport: FakeTransport) -> list[tuple[int, str]]:
         (BadRequest("why"), 4400),
         (PermissionDenied("why"), 4403),
         (Denied("why"), 4403),
-        (BrokerUnavailable("why"), 1011),
+        (Banned("why"), 4403),
     ],
 )
 def test_disconnect_for(error: WirebellError, code: int) -> None:
     """Each refusal has its close code, and its message is the reason."""
     assert Disconnect(code, "why") == disconnect_for(error)
+
+
+def test_what_breaks_inside_stays_inside() -> None:
+    """An error that is not about the peer is not told to it."""
+    assert Disconnect(1011, "internal error") == disconnect_for(BrokerUnavailable("db.internal:1"))
 
 
 def test_disconnect_for_closed() -> None:
@@ -341,3 +350,15 @@ async def test_never_connected() -> None:
 
         assert receiver.receive_eof() is None
         assert [] == transport.closed
+
+
+async def test_an_oversize_message_is_told_and_counted() -> None:
+    """A message over the limit ends the socket with 1009, told why, counted by its code."""
+    async with running() as rig:
+        receiver, transport = await attach(rig)
+
+        receiver.receive_oversize(70_000)
+
+        reason = "message has 70000 bytes, limit 65536"
+        assert [(1009, reason)] == transport.closed
+        assert 1 == rig.node.statistics.disconnect_counts[1009]

@@ -221,7 +221,7 @@ async def test_ping_of_a_slow_client() -> None:
 
         await pass_time(25.5)
 
-        assert [(3008, "slow")] == client.transport.closed
+        assert [(3008, "slow consumer")] == client.transport.closed
 
 
 async def test_expiry() -> None:
@@ -255,3 +255,13 @@ async def test_eof() -> None:
         UnidirectionalReceiver(rig.node, FakeTransport(), Identity(), Gate()).receive_eof()
 
         assert (0, 0) == (rig.node.hub.channel_count, len(rig.node.connections))
+
+
+async def test_an_oversize_message_is_refused() -> None:
+    """A message over the limit ends the connection with 1009."""
+    async with running() as rig:
+        client = Client(rig)
+
+        client.receiver.receive_oversize(70_000)
+
+        assert [(1009, "message has 70000 bytes, limit 65536")] == client.transport.closed
