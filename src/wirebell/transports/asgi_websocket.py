@@ -38,11 +38,6 @@ Send = Callable[[Message], Awaitable[None]]
 MESSAGE_BYTES = 64
 
 
-def cost_of(frames: Frames) -> int:
-    """Return what frames count against ``send_queue_bytes_max``."""
-    return frames.byte_count + MESSAGE_BYTES * len(frames.messages)
-
-
 class State(Enum):
     """How far a link has come."""
 
@@ -192,7 +187,7 @@ class ASGIWebSocket:
         """
         if self.state is State.CLOSED or self.disconnect is not None:
             return True
-        waiting = self.queued_bytes + cost_of(frames)
+        waiting = self.queued_bytes + frames.byte_count + MESSAGE_BYTES * len(frames.messages)
         if self.queued_bytes and waiting > self.settings.send_queue_bytes_max:
             return False
         self.queue.append(frames)
@@ -356,7 +351,7 @@ class ASGIWebSocket:
                 frames = queue.popleft()
                 for text in frames.messages:
                     await send({"type": "websocket.send", "text": text})
-                self.queued_bytes -= cost_of(frames)
+                self.queued_bytes -= frames.byte_count + MESSAGE_BYTES * len(frames.messages)
         except Exception as error:  # noqa: BLE001
             # Servers and frameworks raise what they like for a peer that is gone.
             logger.debug("the peer does not take messages any more: %r", error)
