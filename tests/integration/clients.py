@@ -1,6 +1,6 @@
 """Clients that judge the wire: `websockets` and `httpx2` with bounds, and raw frames.
 
-Nothing here imports Wirebell: what these tests know, they know from the issue's text.
+Nothing here imports Wirebell: what these tests know is the wire format that was promised.
 """
 
 from __future__ import annotations
