@@ -199,8 +199,8 @@ class Receiver(Protocol):
     def receive_bytes(self, data: bytes) -> Awaitable[None] | None:
         """Take a binary message."""
 
-    def receive_oversize(self, size: int) -> None:
-        """Learn of a message of ``size`` bytes, over the limit, that was dropped: close."""
+    def close(self, disconnect: Disconnect) -> None:
+        """End the connection for what the transport found, in the receiver's own words."""
 
     def receive_eof(self) -> Awaitable[None] | None:
         """Learn that the peer is gone; called once, last."""

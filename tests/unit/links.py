@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.unit.clocks import turns
 from tests.unit.fakes import FakePeer
+from wirebell.errors import Disconnect
 from wirebell.model import Frames
 from wirebell.settings import Settings
 from wirebell.transports.asgi_websocket import ASGIWebSocket, Writers
@@ -35,9 +36,9 @@ class FakeReceiver:
         """Note a binary message."""
         self.calls.append(f"bytes {len(data)}")
 
-    def receive_oversize(self, size: int) -> None:
-        """Note the size of a message that was dropped."""
-        self.calls.append(f"oversize {size}")
+    def close(self, disconnect: Disconnect) -> None:
+        """Note why the transport wants an end."""
+        self.calls.append(f"close {int(disconnect.code)}: {disconnect.reason}")
 
     async def receive_eof(self) -> None:
         """Note the end."""

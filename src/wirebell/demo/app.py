@@ -40,7 +40,6 @@ PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
-
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
@@ -55,28 +54,32 @@ class Guard:
     def __init__(self, app: ASGIApp, body_bytes_max: int) -> None:
         self.app = app
         self.body_bytes_max = body_bytes_max
+        self.too_long = f"a request has at most {body_bytes_max} bytes"
+
+    def refuse(self, scope: Scope) -> Response | None:
+        """Return the answer to a request that goes no further, by its headers alone."""
+        headers = Headers(scope=scope)
+        announced = headers.get("content-length", "")
+        if announced.isdecimal() and int(announced[:20]) > self.body_bytes_max:
+            return answer_error(413, f"{self.too_long}, got {announced:.20}")
+        # A form of another site could sign a visitor in as somebody else.
+        if scope["method"] not in SAFE_METHODS and not is_origin_allowed(
+            headers.get("origin"),
+            headers.get("host"),
+            scope["scheme"],
+            rt.settings.allowed_origins,
+        ):
+            return answer_error(403, "this origin is not allowed")
+        return None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        too_long = f"a request has at most {self.body_bytes_max} bytes"
-        headers = Headers(scope=scope)
-        announced = headers.get("content-length", "")
-        if announced.isdecimal() and int(announced[:20]) > self.body_bytes_max:
-            body = json.dumps({"detail": f"{too_long}, got {announced:.20}"})
-            response = Response(body, 413, media_type="application/json")
-            await response(scope, receive, send)
-            return
-        origin = headers.get("origin")
-        is_ours = is_origin_allowed(
-            origin, headers.get("host"), scope["scheme"], rt.settings.allowed_origins
-        )
-        if scope["method"] not in SAFE_METHODS and not is_ours:
-            # A form of another site could sign a visitor in as somebody else.
-            body = json.dumps({"detail": "this origin is not allowed"})
-            await Response(body, 403, media_type="application/json")(scope, receive, send)
+        refusal = self.refuse(scope)
+        if refusal is not None:
+            await refusal(scope, receive, send)
             return
         received = 0
 
@@ -85,7 +88,7 @@ class Guard:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.body_bytes_max:
-                raise HTTPException(413, too_long)
+                raise HTTPException(413, self.too_long)
             return message
 
         async def send_with_headers(message: Message) -> None:
@@ -107,10 +110,10 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.sessions = async_sessionmaker(engine, expire_on_commit=False)
     async with app.state.sessions() as session:
         query = select(User.password_hash).where(User.username.in_(DEMO_USERS))
-        hashes = list(await session.scalars(query))
+        hashes = list(await session.scalars(query)) if settings.users else []
     # Somebody may have registered one of the names with a password of their own.
-    app.state.has_demo_users = settings.users and any(
-        [await to_thread.run_sync(is_password, stored, DEMO_PASSWORD) for stored in hashes]
+    app.state.has_demo_users = await to_thread.run_sync(
+        lambda: any(is_password(stored, DEMO_PASSWORD) for stored in hashes)
     )
     if app.state.has_demo_users:
         names = " and ".join(DEMO_USERS)
@@ -159,4 +162,9 @@ async def answer_invalid(request: Request, error: Exception) -> Response:
     """
     assert isinstance(error, RequestValidationError)
     detail = [{key: item[key] for key in ("loc", "msg", "type")} for item in error.errors()]
-    return Response(json.dumps({"detail": detail}), 422, media_type="application/json")
+    return answer_error(422, detail)
+
+
+def answer_error(status: int, detail: object) -> Response:
+    """Answer as FastAPI does, in ASCII: a detail may quote what UTF-8 cannot hold."""
+    return Response(json.dumps({"detail": detail}), status, media_type="application/json")

@@ -321,7 +321,8 @@ class ASGIWebSocket:
         if text is not None and size * 4 > limit:
             size = len(text.encode())
         if size > limit:
-            receiver.receive_oversize(size)
+            reason = f"message has {size} bytes, limit {limit}"
+            receiver.close(Disconnect(DisconnectCode.MESSAGE_TOO_BIG, reason))
         elif text is not None:
             await _finish(receiver.receive_text(text))
         else:

@@ -143,11 +143,6 @@ class PlainReceiver:
         reason = f"this socket speaks text, got a binary message of {len(data)} bytes"
         self.close(Disconnect(DisconnectCode.UNSUPPORTED_DATA, reason))
 
-    def receive_oversize(self, size: int) -> None:
-        """Refuse a message over ``message_bytes_max``."""
-        reason = f"message has {size} bytes, limit {self.node.settings.message_bytes_max}"
-        self.close(Disconnect(DisconnectCode.MESSAGE_TOO_BIG, reason))
-
     def receive_eof(self) -> Awaitable[None] | None:
         """Leave the channels; then the endpoint's ``on_close`` runs."""
         for deadline in self.deadlines.values():

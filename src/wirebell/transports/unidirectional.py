@@ -96,11 +96,6 @@ class UnidirectionalReceiver:
         del data
         self.close(Disconnect(DisconnectCode.BAD_REQUEST, "bad request"))
 
-    def receive_oversize(self, size: int) -> None:
-        """Refuse a message over ``message_bytes_max``."""
-        reason = f"message has {size} bytes, limit {self.node.settings.message_bytes_max}"
-        self.close(Disconnect(DisconnectCode.MESSAGE_TOO_BIG, reason))
-
     def receive_eof(self) -> None:
         """Leave the channels."""
         for deadline in self.deadlines.values():

