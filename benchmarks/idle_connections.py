@@ -1,27 +1,30 @@
 """Idle connections: what does a connection cost that says nothing?
 
-Question: bytes of server memory for each idle connection, with 2,000 and 10,000 of them, and the
-CPU time of the server that holds them.
+Question: bytes of server memory for each idle connection, with 2,000 and 19,000 of them, the CPU
+time of the server that holds them, and how fast they were opened.
 
 Method: the server runs on one core and first serves 20 connections that leave again, so that
 what is loaded and allocated once is not counted. Then its resident set size is read with 0, 2,000
-and 10,000 connections open, all in the room, and divided. Kernel memory (socket buffers) is not
+and 19,000 connections open, all in the room, and divided. Kernel memory (socket buffers) is not
 in it and is the same for all. CPU is read over one ping interval of the slowest peer, in which
-every connection is pinged once or more: uvicorn pings every 20 s, Engine.IO every 25 s.
+every connection is pinged once or more: uvicorn, `websockets` and picows ping every 20 s, Wirebell
+and Engine.IO every 25 s.
 
 Sketch: a socket, a transport and a protocol are about 2 KB. An ASGI task with its frames, a
-queue, a parser and a scope are 15 to 30 KB more. 10,000 pings in 25 s at 30 to 100 µs each are 1
-to 4 % of a core.
+queue, a parser and a scope are 15 to 30 KB more. 19,000 pings in 25 s at 30 to 100 µs each are 2
+to 8 % of a core.
 """
 
 import argparse
 import contextlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import rig
+from loads import Swarm
+from servers import LIMIT, UVICORN, Peer, chosen_peers, run_server, versions
 
 __all__ = ("main",)
 
@@ -39,26 +42,26 @@ class Plan:
         cpu_seconds: How long CPU is watched.
     """
 
-    connections: tuple[int, ...] = (2000, 10000)
-    cpu_seconds: float = 25.0  # Engine.IO's ping interval, the longest here
+    connections: tuple[int, ...] = (2000, 19_000)
+    cpu_seconds: float = 26.0  # Wirebell's and Engine.IO's ping interval, the longest, and a turn
 
 
 QUICK = Plan(connections=(50,), cpu_seconds=0.5)
 
 
-def measure(peer: rig.Peer, plan: Plan) -> list[dict[str, Any]]:
+def measure(peer: Peer, plan: Plan) -> list[dict[str, Any]]:
     """Measure one peer; returns one cell for each step of the plan, in its order."""
     cells: list[dict[str, Any]] = []
-    swarms: list[rig.Swarm] = []
+    swarms: list[Swarm] = []
     hold_seconds = rig.LIFETIME_SECONDS_MAX
-    with rig.run_server(peer) as server, contextlib.ExitStack() as stack:
-        with rig.Swarm(server, min(WARM_UP_CONNECTIONS, plan.connections[0]), hold_seconds=60):
+    with run_server(peer) as server, contextlib.ExitStack() as stack:
+        with Swarm(server, min(WARM_UP_CONNECTIONS, plan.connections[0]), hold_seconds=60):
             pass
         time.sleep(SETTLE_SECONDS)
         before, held = server.memory_bytes(), 0
         for connections in plan.connections:
             added = connections - held
-            swarm = stack.enter_context(rig.Swarm(server, added, hold_seconds=hold_seconds))
+            swarm = stack.enter_context(Swarm(server, added, hold_seconds=hold_seconds))
             swarms.append(swarm)
             held = connections
             time.sleep(SETTLE_SECONDS)
@@ -85,7 +88,8 @@ def measure(peer: rig.Peer, plan: Plan) -> list[dict[str, Any]]:
 def print_table(cells: Sequence[dict[str, Any]]) -> None:
     """Print the cells, grouped by the number of connections."""
     print(
-        f"\n{'connections':>11}  {'server':<24} {'bytes each':>10} {'idle CPU':>10} {'opened/s':>9}"
+        f"\n{'connections':>11}  {'server':<24} {'bytes each':>10} {'idle CPU %':>10} "
+        f"{'opened/s':>9}"
     )
     for cell in sorted(cells, key=lambda cell: int(cell["connections"])):
         cpu = "" if cell["idle_cpu_percent"] is None else f"{cell['idle_cpu_percent']:.2f}"
@@ -99,16 +103,20 @@ def main() -> None:
     """Measure what the arguments ask for, print a table, and write the JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     rig.add_arguments(parser)
-    parser.add_argument("--connections", default="", help="steps, rising, e.g. 2000,10000")
+    parser.add_argument("--connections", default="", help="steps, rising, e.g. 2000,19000")
+    parser.add_argument("--seconds", type=float, default=0, help="how long CPU is watched")
     arguments = parser.parse_args()
     plan = QUICK if arguments.quick else Plan()
-    steps = tuple(int(step) for step in arguments.connections.split(",") if step)
-    steps = steps or plan.connections
-    plan = Plan(tuple(s for s in steps if rig.fits_descriptors(s)), plan.cpu_seconds)
+    steps = rig.numbers(arguments.connections) or plan.connections
+    plan = replace(
+        plan,
+        connections=tuple(step for step in steps if rig.fits_descriptors(step)),
+        cpu_seconds=arguments.seconds or plan.cpu_seconds,
+    )
     if plan.connections != steps:
         print("left out: steps above the limit of open files")
     # The C loop keeps nothing in memory for a connection: there is nothing to compare.
-    peers = [peer for peer in rig.chosen_peers(arguments.peers) if peer is not rig.LIMIT]
+    peers = [peer for peer in chosen_peers(arguments.peers, "room") if peer is not LIMIT]
     cells: list[dict[str, Any]] = []
     for peer in peers:
         print(f"{peer.title} ...", flush=True)
@@ -116,8 +124,8 @@ def main() -> None:
     print_table(cells)
     if arguments.out or not arguments.quick:
         method = {"cpu_seconds": plan.cpu_seconds, "warm_up_connections": WARM_UP_CONNECTIONS}
-        body = {"method": method, "cells": cells}
-        rig.write_results("idle_connections", peers, body, arguments.out)
+        body = {"method": method, "uvicorn": UVICORN, "cells": cells}
+        rig.write_results("idle_connections", versions(peers), body, arguments.out)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Usage: `scripts/bench report [FILE]` (default: the project's README); with `--check` it changes
 nothing and exits with 1 when the file and the JSON differ. The tables hold what `results/*.json`
-holds, and nothing else.
+holds, and nothing else; of fan-out, the cells that `FANOUT_CELLS` names.
 """
 
 import argparse
@@ -12,12 +12,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ("insert", "main", "render_fanout", "render_idle_connections")
+__all__ = (
+    "insert",
+    "main",
+    "render_all",
+    "render_connect",
+    "render_fanout",
+    "render_fanout_compression",
+    "render_faults",
+    "render_idle_connections",
+    "render_latency",
+)
 
 RESULTS = Path(__file__).resolve().parent / "results"
 README = RESULTS.parent.parent / "README.md"
 BEGIN = "<!-- benchmarks:begin -->"
 END = "<!-- benchmarks:end -->"
+# Room and publications in flight, in the order of the columns; the JSON has all.
+FANOUT_CELLS = ((100, 1), (1000, 1), (1000, 8), (1000, 64), (10_000, 1), (10_000, 64))
+NOTHING = "–"
 
 
 def render_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -26,15 +39,23 @@ def render_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def render_origin(found: Mapping[str, Any]) -> str:
-    """Say when and on what the numbers were measured."""
-    machine = found["machine"]
-    packages = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
-    return (
-        f"Measured {found['date'][:10]} on {machine['cpu']}, {machine['cores']} cores "
-        f"(server on one, load on the other), Linux {machine['kernel']}, "
-        f"Python {machine['python']}; {packages}.\n"
-    )
+def render_origins(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say when and on what each table was measured: once, where that is the same for all."""
+    origins: dict[str, list[str]] = {}
+    versions: dict[str, str] = {}
+    for name, each in found.items():
+        machine = each["machine"]
+        origin = (
+            f"on {each['date'][:10]} on {machine['cpu']}, {machine['cores']} cores (server on one, "
+            f"load on the other), Linux {machine['kernel']}, Python {machine['python']}"
+        )
+        origins.setdefault(origin, []).append(name.replace("_", " "))
+        versions |= each["versions"]
+    packages = ", ".join(f"{name} {number}" for name, number in sorted(versions.items()))
+    if len(origins) == 1:
+        return f"Measured {next(iter(origins))}; {packages}.\n"
+    lines = [f"{', '.join(names)}: measured {origin}." for origin, names in origins.items()]
+    return "\n".join([*lines, f"{packages}."]) + "\n"
 
 
 def titles(cells: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -42,23 +63,86 @@ def titles(cells: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {cell["peer"]: cell["title"] for cell in cells}
 
 
+def share(ratio: float | None) -> str:
+    """Write a ratio with about three digits; empty where there is none."""
+    if ratio is None:
+        return ""
+    return f" · {ratio:.2f}" if ratio < 10 else f" · {ratio:.1f}"
+
+
 def render_fanout(found: Mapping[str, Any]) -> str:
-    """Render fan-out: a row for each room and number in flight, a column for each server."""
+    """Render fan-out: a row for each server, a column for each room and number in flight."""
     cells = {(c["subscribers"], c["in_flight"], c["peer"]): c for c in found["cells"]}
-    peers = titles(found["cells"])
+    measured = {key[:2] for key in cells}
+    columns = [column for column in FANOUT_CELLS if column in measured] or sorted(measured)
     rows = []
-    for subscribers, window in sorted({key[:2] for key in cells}):
-        row = [f"{subscribers:,} subscribers, W={window}"]
-        for peer in peers:
+    for peer, title in titles(found["cells"]).items():
+        row = [title]
+        for column in columns:
+            cell = cells.get((*column, peer))
+            row.append(f"{cell['p99_ms']:,.1f} ms{share(cell['ratio_to_c'])}" if cell else NOTHING)
+        rows.append(row)
+    head = ["", *(f"{subscribers:,}, W={window}" for subscribers, window in columns)]
+    return (
+        "Fan-out to a room of 100, 1,000 or 10,000 with W publications in flight: p99 latency · "
+        "deliveries/s as a multiple of the C `send()` loop's.\n\n" + render_table(head, rows)
+    )
+
+
+def render_fanout_compression(found: Mapping[str, Any]) -> str:
+    """Render compressed fan-out: a row for each server, W=1 and 8 in the largest room."""
+    cells = {(c["subscribers"], c["in_flight"], c["peer"]): c for c in found["cells"]}
+    subscribers = max(key[0] for key in cells)
+    windows = sorted({key[1] for key in cells})
+    rows = []
+    for peer, title in titles(found["cells"]).items():
+        row = [title]
+        for window in windows:
             cell = cells[subscribers, window, peer]
-            text = f"{cell['p99_ms']:,.1f} ms · {cell['deliveries_per_second'] / 1000:,.0f} k/s"
-            if cell["ratio_to_c"] is not None:
-                text += f" · {cell['ratio_to_c']:.2f}"
+            row.append(f"{cell['p99_ms']:,.1f} ms{share(cell['ratio_to_c'])}")
+        rows.append([*row, f"{cells[subscribers, windows[0], peer]['bytes_per_delivery']:,.0f}"])
+    head = ["", *(f"W={window}" for window in windows), "bytes each"]
+    return (
+        f"The same with permessage-deflate, {found['method']['payload_bytes']:,} bytes of JSON to "
+        f"{subscribers:,} subscribers; C sends them plain.\n\n" + render_table(head, rows)
+    )
+
+
+def render_connect(found: Mapping[str, Any]) -> str:
+    """Render the connection rate: a row for each server, a column for each kind of route."""
+    cells = {(c["question"], c["peer"]): c for c in found["cells"]}
+    rows = []
+    for peer, title in titles(found["cells"]).items():
+        row = [title]
+        for question in ("open", "dependencies"):
+            cell = cells.get((question, peer))
+            text = NOTHING
+            if cell:
+                text = f"{cell['p99_ms']:,.1f} ms · {cell['opened_per_second']:,.0f}/s"
+                text += share(cell["ratio_to_raw"])
             row.append(text)
         rows.append(row)
     return (
-        "Fan-out: p99 latency · deliveries/s · share of the C `send()` loop's rate "
-        "(W: publications in flight).\n\n" + render_table(["", *peers.values()], rows)
+        f"Opening connections, {found['method']['concurrency']} at a time: p99 · upgraded "
+        "connections/s · as a share of the raw protocol's.\n\n"
+        + render_table(["", "bare route", "with two FastAPI dependencies"], rows)
+    )
+
+
+def render_latency(found: Mapping[str, Any]) -> str:
+    """Render echo latency: a row for each server."""
+    rows = [
+        [
+            cell["title"],
+            f"{cell['p99_ms']:,.2f} ms{share(cell['ratio_to_raw'])}",
+            f"{cell['p50_ms']:,.2f} ms",
+            f"{cell['peak_echoes_per_second'] / 1000:,.0f} k/s",
+        ]
+        for cell in found["cells"]
+    ]
+    return (
+        "Echo at half of the server's own peak: p99 · as a multiple of the raw protocol's.\n\n"
+        + render_table(["", "p99", "p50", "peak"], rows)
     )
 
 
@@ -76,7 +160,34 @@ def render_idle_connections(found: Mapping[str, Any]) -> str:
     )
 
 
-RENDERERS = {"fanout": render_fanout, "idle_connections": render_idle_connections}
+def render_faults(found: Mapping[str, Any]) -> str:
+    """Render faults: a row for each."""
+    rows = [
+        [
+            cell["fault"],
+            f"{cell['p99_without_ms']:,.1f} ms",
+            f"{cell['p99_with_ms']:,.1f} ms",
+            f"{cell['lost']:,} · {cell['doubled']:,}",
+            f"{cell['seconds']:,.1f} s",
+            cell["faulty"],
+        ]
+        for cell in found["cells"]
+    ]
+    head = ["", "p99 without", "p99 with it", "lost · doubled", "time", "the faulty ones"]
+    return (
+        "Faults: p99 of healthy subscribers without and with each, deliveries they lost or got "
+        "twice, and what became of who was broken.\n\n" + render_table(head, rows)
+    )
+
+
+RENDERERS = {
+    "fanout": render_fanout,
+    "fanout_compression": render_fanout_compression,
+    "latency": render_latency,
+    "connect": render_connect,
+    "idle_connections": render_idle_connections,
+    "faults": render_faults,
+}
 
 
 def render_all(results: Path) -> str:
@@ -85,15 +196,15 @@ def render_all(results: Path) -> str:
     Raises:
         SystemExit: There is none.
     """
-    parts = []
-    for name, render in RENDERERS.items():
+    found = {}
+    for name in RENDERERS:
         path = results / f"{name}.json"
         if path.exists():
-            found = json.loads(path.read_text())
-            parts += [render(found), render_origin(found)]
-    if not parts:
+            found[name] = json.loads(path.read_text())
+    if not found:
         raise SystemExit(f"{results} has no results; run the benchmarks first")
-    return "\n".join(parts)
+    parts = [RENDERERS[name](each) for name, each in found.items()]
+    return "\n".join([*parts, render_origins(found)])
 
 
 def insert(text: str, tables: str) -> str:
@@ -121,7 +232,7 @@ def main() -> None:
     if not arguments.check:
         arguments.file.write_text(new)
     elif new != text:
-        sys.exit(f"{arguments.file} is not what {RESULTS} says; run benchmarks/report.py")
+        sys.exit(f"{arguments.file} is not what {RESULTS} says; run scripts/bench report")
 
 
 if __name__ == "__main__":

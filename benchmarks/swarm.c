@@ -1,5 +1,5 @@
 /*
- * The load: many WebSocket clients in one thread, the publisher among them.
+ * The load of a room: many WebSocket clients in one thread, the publisher among them.
  *
  * Question  How long does a publication take to reach N subscribers, and how many deliveries per
  *           second does the server manage, with W publications in flight all the time?
@@ -11,64 +11,65 @@
  *           publisher's send() to the recv() that brought the delivery.
  *           Rate: deliveries between the end of the warm-up and the end of the round. Latencies: all
  *           of the round, because a slow server may not finish one publication within it.
+ *           With --deflate every connection offers permessage-deflate (RFC 7692) as a browser does,
+ *           and every compressed delivery is inflated; where the server keeps no context, bytes that
+ *           equal those another connection got for the same publication are inflated once.
  * Expected  It can count about 10 million deliveries/s when they come joined, and 600,000 recv()
  *           calls/s when they come one by one. `load_cpu` says how busy its core was: near 1.0
  *           means that the load, not the server, was the limit. `server_cpu` is the same for the
  *           server: much below 1.0 means that it waited, for the load or for the machine.
  *
  * Usage     swarm --port P --path /x --connections N [--windows 1,8,64] [--warm-ms 300]
- *                 [--measure-ms 1000] [--payload-bytes 116] [--dialect text|socketio]
- *                 [--header 'Name: value']... [--hold SECONDS] [--server-pid PID]
+ *                 [--measure-ms 1000] [--payload-bytes 116] [--payload filler|rows]
+ *                 [--dialect text|socketio] [--deflate 1] [--header 'Name: value']...
+ *                 [--hold SECONDS] [--server-pid PID]
  *           One JSON line per fact on stdout: {"ready":...}, then one per round. With --hold, the
  *           connections stay open, pings answered, until stdin ends or the time is over.
  *           Exit status 1, with one line on stderr, when anything is not as expected.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <getopt.h>
-#include <netinet/tcp.h>
-#include <poll.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
+#define LATENCY_STEP_US 10
+#include "load.h"
+
+#if __has_include(<zlib.h>)
+#include <zlib.h>
+#else
+/* Without the header only --deflate is missing. */
+typedef struct { int unused; } z_stream;
+#define WITHOUT_ZLIB
+#endif
 
 enum {
-    READ_BYTES = 1 << 18,    /* one recv(): 2,000 joined deliveries fit */
-    FRAME_BYTES_MAX = 1 << 16, /* no server here sends more in one message */
-    EVENTS_MAX = 1024,
     OPENING_MAX = 64,        /* connections in connect or handshake at a time */
     IN_FLIGHT_MAX = 4096,    /* ring of publications; a power of two */
+    PAYLOAD_BYTES_MAX = 2000,
+    TEXT_BYTES_MAX = PAYLOAD_BYTES_MAX + 96, /* with what a dialect puts around it */
     ROUNDS_MAX = 64,
-    LATENCY_STEP_US = 10,    /* width of one histogram bucket */
-    LATENCY_BUCKETS = 2000000, /* 20 s; later ones fall into the last */
-    PATIENCE_MS = 20000,     /* nothing arrives for so long: the run has failed */
     SETTLE_MS = 200,         /* from the last handshake to the first publication */
-    LIFETIME_SPARE_SECONDS = 120,
+    WINDOW_BITS = 15,        /* of inflation: what any server may use */
 };
 
 enum state { CONNECTING, UPGRADING, GREETING, READY };
+enum deflate { PLAIN, EACH_MESSAGE, WITH_CONTEXT };
 
 struct connection {
-    int fd;
+    struct stream stream;
     enum state state;
-    uint32_t expected; /* number of the publication that must come next */
-    uint32_t kept_bytes;
-    unsigned char *kept; /* only while a frame is incomplete */
+    enum deflate deflate; /* what the server answered */
+    uint32_t expected;    /* number of the publication that must come next */
+    z_stream *inflater;   /* only WITH_CONTEXT */
+};
+
+/* What a publication looked like when it came compressed, for those who get the same bytes. */
+struct inflated {
+    uint32_t number;
+    size_t compressed_bytes, bytes;
+    unsigned char compressed[TEXT_BYTES_MAX], text[TEXT_BYTES_MAX];
 };
 
 static struct {
-    int port, connections, warm_ms, measure_ms, payload_bytes, hold_seconds, is_socketio, server_pid;
+    int port, connections, warm_ms, measure_ms, payload_bytes, hold_seconds, server_pid;
+    int is_socketio, has_rows, does_deflate;
     int window_count, windows[ROUNDS_MAX];
     const char *path;
     char headers[4096];
@@ -76,115 +77,50 @@ static struct {
 
 static struct connection *swarm;
 static int loop_fd, ready_count, opened_count;
-static unsigned char input[READ_BYTES + FRAME_BYTES_MAX + 16];
 
 /* The publications of the running round. */
 static uint32_t published, completed, to_publish;
 static uint64_t sent_at[IN_FLIGHT_MAX];
 static int missing[IN_FLIGHT_MAX]; /* deliveries that have not arrived */
 static int is_publishing;
-static uint64_t delivered, pings, bytes_in;
-static uint32_t latencies[LATENCY_BUCKETS];
+static uint64_t delivered, compressed, pings, bytes_in;
+static struct latencies latencies;
+static struct inflated *seen[IN_FLIGHT_MAX];
 
-static __attribute__((noreturn, format(printf, 1, 2))) void fail(const char *format, ...)
+static uint32_t random_below(uint32_t limit)
 {
-    va_list arguments;
-    va_start(arguments, format);
-    fprintf(stderr, "swarm: ");
-    vfprintf(stderr, format, arguments);
-    fprintf(stderr, "\n");
-    exit(1);
+    static uint32_t state = 88172645; /* the same numbers in every run */
+    state ^= state << 13, state ^= state >> 17, state ^= state << 5;
+    return state % limit;
 }
 
-static uint64_t now_us(void)
+/* Write JSON that says as much as people's payloads do: rows with names, numbers and flags, filled
+ * up to `bytes` with a text. */
+static void write_rows(char *out, int bytes)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
-}
+    static const char *names[] = {"kettle", "garden chair", "lamp", "bookshelf", "towel", "desk", "carpet", "mirror"};
+    int used = sprintf(out, "\",\"rows\":[");
 
-static double cpu_seconds(void)
-{
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
-           (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
-}
-
-/* CPU time of the server's process, all threads: utime and stime, fields 14 and 15 (proc(5)). */
-static double server_cpu_seconds(void)
-{
-    char path[64];
-    int user = 0, system = 0;
-
-    snprintf(path, sizeof path, "/proc/%d/stat", options.server_pid);
-    FILE *file = options.server_pid ? fopen(path, "r") : NULL;
-    if (!file)
-        return 0;
-    if (fscanf(file, "%*d %*s %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %d %d", &user, &system) != 2)
-        fail("%s cannot be read", path);
-    fclose(file);
-    return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
-}
-
-static void watch(struct connection *connection, int operation, uint32_t events)
-{
-    struct epoll_event event = {.events = events, .data.ptr = connection};
-    if (epoll_ctl(loop_fd, operation, connection->fd, &event) < 0)
-        fail("epoll_ctl: %s", strerror(errno));
-}
-
-static void send_all(struct connection *connection, const void *data, size_t bytes)
-{
-    const char *rest = data;
-    while (bytes) {
-        ssize_t sent = send(connection->fd, rest, bytes, MSG_NOSIGNAL);
-        if (sent < 0 && errno == EAGAIN) {
-            struct pollfd writable = {.fd = connection->fd, .events = POLLOUT};
-            if (poll(&writable, 1, PATIENCE_MS) != 1)
-                fail("the server has stopped reading");
-            continue;
-        }
-        if (sent < 0)
-            fail("send: %s", strerror(errno));
-        rest += sent;
-        bytes -= (size_t)sent;
+    for (;;) {
+        char row[128];
+        int length = snprintf(row, sizeof row, "{\"id\":%u,\"name\":\"%s\",\"price\":\"%u.%02u\",\"sold\":%s},",
+                              10000 + random_below(90000), names[random_below(8)], random_below(500),
+                              random_below(100), random_below(2) ? "true" : "false");
+        if (used + length > bytes - 16)
+            break;
+        memcpy(out + used, row, (size_t)length + 1);
+        used += length;
     }
-}
-
-/* Append one masked frame (RFC 6455 section 5.2) to `out`; returns its length. */
-static size_t encode_frame(unsigned char *out, int opcode, const void *payload, size_t bytes)
-{
-    static uint32_t mask = 2463534242;
-    size_t head = 2;
-
-    mask ^= mask << 13, mask ^= mask >> 17, mask ^= mask << 5; /* xorshift32 */
-    out[0] = (unsigned char)(0x80 | opcode);
-    out[1] = (unsigned char)(0x80 | (bytes < 126 ? bytes : 126));
-    if (bytes >= 126) {
-        out[2] = (unsigned char)(bytes >> 8);
-        out[3] = (unsigned char)bytes;
-        head = 4;
-    }
-    memcpy(out + head, &mask, 4);
-    for (size_t i = 0; i < bytes; i++)
-        out[head + 4 + i] = ((const unsigned char *)payload)[i] ^ ((unsigned char *)&mask)[i & 3];
-    return head + 4 + bytes;
-}
-
-static void send_frame(struct connection *connection, int opcode, const void *payload, size_t bytes)
-{
-    unsigned char frame[256];
-    if (bytes > sizeof frame - 8)
-        fail("frame of %zu bytes to send", bytes);
-    send_all(connection, frame, encode_frame(frame, opcode, payload, bytes));
+    used += sprintf(out + used, "0],\"more\":\"");
+    memset(out + used, 'x', (size_t)(bytes - used));
+    out[bytes] = 0;
 }
 
 /* Send `to_publish` publications in one write. */
 static void publish(void)
 {
-    static unsigned char frames[IN_FLIGHT_MAX * 1024];
-    char text[1024], filler[1024];
+    static unsigned char frames[IN_FLIGHT_MAX * (TEXT_BYTES_MAX + 8)];
+    char text[TEXT_BYTES_MAX], filler[PAYLOAD_BYTES_MAX];
     const char *before = options.is_socketio ? "42[\"bench\"," : "", *after = options.is_socketio ? "]" : "";
     /* {"by":"ann","text":"<filler>","seq":"00000042"} */
     int filler_bytes = options.payload_bytes - (int)sizeof "{\"by\":\"ann\",\"text\":\"\",\"seq\":\"00000000\"}" + 1;
@@ -193,6 +129,8 @@ static void publish(void)
     memset(filler, 'x', (size_t)filler_bytes);
     filler[filler_bytes] = 0;
     while (to_publish) {
+        if (options.has_rows)
+            write_rows(filler, filler_bytes);
         int length = snprintf(text, sizeof text, "%s{\"by\":\"ann\",\"text\":\"%s\",\"seq\":\"%08u\"}%s",
                               before, filler, published, after);
         bytes += encode_frame(frames + bytes, 1, text, (size_t)length);
@@ -201,7 +139,7 @@ static void publish(void)
         published++;
         to_publish--;
     }
-    send_all(&swarm[0], frames, bytes);
+    send_all(swarm[0].stream.fd, frames, bytes);
 }
 
 static void receive_delivery(struct connection *connection, const char *text, size_t bytes, uint64_t now)
@@ -218,8 +156,7 @@ static void receive_delivery(struct connection *connection, const char *text, si
              connection->expected, (int)(bytes < 200 ? bytes : 200), text);
     connection->expected++;
     delivered++;
-    uint64_t latency = (now - sent_at[number % IN_FLIGHT_MAX]) / LATENCY_STEP_US;
-    latencies[latency < LATENCY_BUCKETS ? latency : LATENCY_BUCKETS - 1]++;
+    count_latency(&latencies, now - sent_at[number % IN_FLIGHT_MAX]);
     if (--missing[number % IN_FLIGHT_MAX] == 0) {
         completed++;
         to_publish += (uint32_t)is_publishing;
@@ -236,10 +173,10 @@ static void receive_text(struct connection *connection, const char *text, size_t
 {
     if (options.is_socketio && bytes && text[0] == '2') { /* Engine.IO ping */
         pings++;
-        send_frame(connection, 1, "3", 1);
+        send_frame(connection->stream.fd, 1, "3", 1);
     } else if (connection->state == GREETING) {
         if (bytes && text[0] == '0') /* Engine.IO open: ask for the default namespace */
-            send_frame(connection, 1, "40", 2);
+            send_frame(connection->stream.fd, 1, "40", 2);
         else if (bytes >= 2 && !memcmp(text, "40", 2))
             become_ready(connection);
         else
@@ -249,129 +186,158 @@ static void receive_text(struct connection *connection, const char *text, size_t
     }
 }
 
+#ifdef WITHOUT_ZLIB
+static z_stream *create_inflater(void)
+{
+    fail("--deflate needs zlib's header (Debian: apt install zlib1g-dev)");
+}
+
+static size_t inflate_message(z_stream *inflater, unsigned char *data, size_t bytes, unsigned char *text)
+{
+    (void)inflater, (void)data, (void)bytes, (void)text;
+    return 0;
+}
+#else
+static z_stream *create_inflater(void)
+{
+    z_stream *inflater = calloc(1, sizeof *inflater);
+    if (inflateInit2(inflater, -WINDOW_BITS) != Z_OK)
+        fail("inflateInit2");
+    return inflater;
+}
+
+/* Inflate one message (RFC 7692 section 7.2.2) into TEXT_BYTES_MAX bytes; returns its length. */
+static size_t inflate_message(z_stream *inflater, unsigned char *data, size_t bytes, unsigned char *text)
+{
+    static unsigned char tail[] = {0, 0, 0xff, 0xff};
+
+    inflater->next_out = text;
+    inflater->avail_out = TEXT_BYTES_MAX;
+    for (int part = 0; part < 2; part++) {
+        inflater->next_in = part ? tail : data;
+        inflater->avail_in = part ? sizeof tail : (uInt)bytes;
+        int result = inflate(inflater, Z_SYNC_FLUSH);
+        if ((result != Z_OK && result != Z_BUF_ERROR) || inflater->avail_in)
+            fail("a message of %zu bytes cannot be inflated: %d", bytes, result);
+    }
+    return TEXT_BYTES_MAX - inflater->avail_out;
+}
+#endif
+
+static void receive_compressed(struct connection *connection, unsigned char *data, size_t bytes, uint64_t now)
+{
+    static unsigned char text[TEXT_BYTES_MAX];
+
+    if (connection->deflate == PLAIN)
+        fail("a compressed message on a connection that agreed on none");
+    compressed++;
+    if (connection->deflate == WITH_CONTEXT) {
+        if (!connection->inflater)
+            connection->inflater = create_inflater();
+        size_t length = inflate_message(connection->inflater, data, bytes, text);
+        receive_text(connection, (char *)text, length, now);
+        return;
+    }
+    struct inflated **place = &seen[connection->expected % IN_FLIGHT_MAX], *known = *place;
+    if (!known)
+        known = *place = calloc(1, sizeof *known);
+    if (!known->bytes || known->number != connection->expected || known->compressed_bytes != bytes ||
+        memcmp(known->compressed, data, bytes)) {
+        if (bytes > sizeof known->compressed)
+            fail("a compressed message of %zu bytes", bytes);
+        /* A new inflater each time: what the last message left must not help this one. */
+        z_stream *inflater = create_inflater();
+        known->bytes = inflate_message(inflater, data, bytes, known->text);
+#ifndef WITHOUT_ZLIB
+        inflateEnd(inflater);
+#endif
+        free(inflater);
+        known->number = connection->expected;
+        known->compressed_bytes = bytes;
+        memcpy(known->compressed, data, bytes);
+    }
+    receive_text(connection, (char *)known->text, known->bytes, now);
+}
+
 /* Handle the whole frames in `data`; returns the bytes used. */
 static size_t receive_frames(struct connection *connection, unsigned char *data, size_t bytes, uint64_t now)
 {
-    size_t used = 0;
+    struct frame frame;
+    size_t used = 0, length;
 
-    while (bytes - used >= 2) {
-        unsigned char *frame = data + used;
-        size_t head = 2, length = frame[1];
-
-        if (length == 126) {
-            if (bytes - used < 4)
-                break;
-            length = (size_t)frame[2] << 8 | frame[3];
-            head = 4;
-        } else if (length > 126) {
-            fail("frame with a mask or with more than %d bytes", FRAME_BYTES_MAX);
-        }
-        if (bytes - used < head + length)
-            break;
-        switch (frame[0]) {
+    while ((length = find_frame(data + used, bytes - used, &frame))) {
+        switch (frame.first_byte) {
         case 0x81:
-            receive_text(connection, (char *)frame + head, length, now);
+            receive_text(connection, (char *)frame.payload, frame.bytes, now);
+            break;
+        case 0xC1:
+            receive_compressed(connection, frame.payload, frame.bytes, now);
             break;
         case 0x89:
             pings++;
-            send_frame(connection, 0xA, frame + head, length);
+            send_frame(connection->stream.fd, 0xA, frame.payload, frame.bytes);
             break;
         case 0x8A:
             break;
         case 0x88:
             fail("connection %d was closed with code %d", (int)(connection - swarm),
-                 length >= 2 ? frame[head] << 8 | frame[head + 1] : 1005);
+                 frame.bytes >= 2 ? frame.payload[0] << 8 | frame.payload[1] : 1005);
         default:
-            fail("frame begins with 0x%02x: fragmented, binary or compressed", frame[0]);
+            fail("frame begins with 0x%02x: fragmented or binary", frame.first_byte);
         }
-        used += head + length;
+        used += length;
     }
     return used;
 }
 
-static size_t receive_upgrade(struct connection *connection, char *data, size_t bytes)
+static size_t receive_upgrade(struct connection *connection, unsigned char *data, size_t bytes)
 {
-    char *end = memmem(data, bytes, "\r\n\r\n", 4);
+    size_t used = receive_answer(data, bytes);
 
-    if (!end)
+    if (!used)
         return 0;
-    *end = 0;
-    if (strncmp(data, "HTTP/1.1 101", 12) || !strstr(data, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="))
-        fail("upgrade refused: %s", data);
+    if (strcasestr((char *)data, "permessage-deflate"))
+        connection->deflate = strcasestr((char *)data, "server_no_context_takeover") ? EACH_MESSAGE : WITH_CONTEXT;
     if (options.is_socketio)
         connection->state = GREETING;
     else
         become_ready(connection);
-    return (size_t)(end + 4 - data);
+    return used;
 }
 
 /* Edge-triggered: a recv() that filled its buffer may have left something; returns 1 then. */
 static int receive(struct connection *connection)
 {
-    size_t bytes = connection->kept_bytes, used = 0;
+    size_t kept = connection->stream.kept_bytes, bytes = receive_stream(&connection->stream), used = 0;
 
-    if (bytes)
-        memcpy(input, connection->kept, bytes);
-    ssize_t got = recv(connection->fd, input + bytes, READ_BYTES, 0);
-    if (got < 0 && errno == EAGAIN)
+    if (!bytes)
         return 0;
-    if (got <= 0)
-        fail("connection %d: %s", (int)(connection - swarm), got ? strerror(errno) : "end of stream");
     uint64_t now = now_us();
-    bytes += (size_t)got;
-    bytes_in += (uint64_t)got;
+    bytes_in += bytes - kept;
     if (connection->state == UPGRADING)
-        used = receive_upgrade(connection, (char *)input, bytes);
+        used = receive_upgrade(connection, input, bytes);
     if (connection->state != UPGRADING)
         used += receive_frames(connection, input + used, bytes - used, now);
-    if (bytes == used && !connection->kept_bytes)
-        return got == READ_BYTES;
-    connection->kept_bytes = (uint32_t)(bytes - used);
-    if (connection->kept_bytes > FRAME_BYTES_MAX)
-        fail("%u bytes without a whole frame", connection->kept_bytes);
-    free(connection->kept);
-    connection->kept = NULL;
-    if (connection->kept_bytes) {
-        connection->kept = malloc(connection->kept_bytes);
-        memcpy(connection->kept, input + used, connection->kept_bytes);
-    }
-    return got == READ_BYTES;
+    keep_rest(&connection->stream, input + used, bytes - used);
+    return bytes - kept == READ_BYTES;
 }
 
 static void send_upgrade(struct connection *connection)
 {
-    char request[8192];
-    int error = 0;
-    socklen_t size = sizeof error;
+    char request[REQUEST_BYTES_MAX];
 
-    getsockopt(connection->fd, SOL_SOCKET, SO_ERROR, &error, &size);
-    if (error)
-        fail("connect: %s", strerror(error));
-    int bytes = snprintf(request, sizeof request,
-                         "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\n"
-                         "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-                         "Sec-WebSocket-Version: 13\r\n%s\r\n",
-                         options.path, options.port, options.headers);
-    send_all(connection, request, (size_t)bytes);
+    check_connected(connection->stream.fd);
+    send_all(connection->stream.fd, request, encode_request(request, options.port, options.path, options.headers));
     connection->state = UPGRADING;
-    watch(connection, EPOLL_CTL_MOD, EPOLLIN | EPOLLET);
+    watch(loop_fd, EPOLL_CTL_MOD, connection->stream.fd, EPOLLIN | EPOLLET, connection);
 }
 
 static void open_connection(void)
 {
     struct connection *connection = &swarm[opened_count++];
-    struct sockaddr_in address = {.sin_family = AF_INET,
-                                  .sin_port = htons((uint16_t)options.port),
-                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int yes = 1;
 
-    connection->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (connection->fd < 0)
-        fail("socket: %s", strerror(errno));
-    setsockopt(connection->fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
-    if (connect(connection->fd, (struct sockaddr *)&address, sizeof address) < 0 && errno != EINPROGRESS)
-        fail("connect: %s", strerror(errno));
-    watch(connection, EPOLL_CTL_ADD, EPOLLOUT);
+    connection->stream.fd = begin_connect(options.port);
+    watch(loop_fd, EPOLL_CTL_ADD, connection->stream.fd, EPOLLOUT, connection);
 }
 
 /* One turn of the loop; returns 0 when nothing happened for `timeout_ms`, -1 when stdin ended. */
@@ -411,17 +377,6 @@ static void open_all(void)
     fflush(stdout);
 }
 
-static double latency_ms(double share)
-{
-    uint64_t total = 0, seen = 0;
-    for (int i = 0; i < LATENCY_BUCKETS; i++)
-        total += latencies[i];
-    for (int i = 0; i < LATENCY_BUCKETS; i++)
-        if ((double)(seen += latencies[i]) >= share * (double)total)
-            return (double)(i + 1) * LATENCY_STEP_US / 1000;
-    return 0;
-}
-
 /* Turn the loop until `end`; silence is a failure only while something is in flight. */
 static void run_until(uint64_t end)
 {
@@ -436,29 +391,30 @@ static void run_until(uint64_t end)
 
 static void run_round(int window)
 {
-    memset(latencies, 0, sizeof latencies);
+    memset(&latencies, 0, sizeof latencies);
     uint32_t first = published;
     is_publishing = 1;
     to_publish = (uint32_t)window;
     publish();
     run_until(now_us() + (uint64_t)options.warm_ms * 1000);
-    uint64_t start = now_us(), delivered_before = delivered, bytes_before = bytes_in;
-    double cpu_before = cpu_seconds(), server_before = server_cpu_seconds();
+    uint64_t start = now_us(), delivered_before = delivered, compressed_before = compressed, bytes_before = bytes_in;
+    double cpu_before = cpu_seconds(), server_before = process_cpu_seconds(options.server_pid);
     run_until(start + (uint64_t)options.measure_ms * 1000);
     double seconds = (double)(now_us() - start) / 1e6, cpu = cpu_seconds() - cpu_before;
-    double server_cpu = server_cpu_seconds() - server_before;
-    uint64_t deliveries = delivered - delivered_before, bytes = bytes_in - bytes_before;
+    double server_cpu = process_cpu_seconds(options.server_pid) - server_before;
+    double deliveries = (double)(delivered - delivered_before), bytes = (double)(bytes_in - bytes_before);
+    double inflated = (double)(compressed - compressed_before);
     is_publishing = 0;
     while (completed != published)
         if (turn(PATIENCE_MS) == 0)
             fail("deliveries lost: %u of %u publications complete, then silence", completed - first,
                  published - first);
     printf("{\"in_flight\":%d,\"p50_ms\":%.2f,\"p99_ms\":%.2f,\"deliveries_per_second\":%.0f,"
-           "\"bytes_per_delivery\":%.1f,\"publications\":%u,\"seconds\":%.3f,\"load_cpu\":%.2f,"
-           "\"server_cpu\":%.2f}\n",
-           window, latency_ms(0.50), latency_ms(0.99), (double)deliveries / seconds,
-           deliveries ? (double)bytes / (double)deliveries : 0.0, published - first, seconds, cpu / seconds,
-           server_cpu / seconds);
+           "\"bytes_per_delivery\":%.1f,\"compressed_share\":%.2f,\"publications\":%u,\"seconds\":%.3f,"
+           "\"load_cpu\":%.2f,\"server_cpu\":%.2f}\n",
+           window, latency_ms(&latencies, 0.50), latency_ms(&latencies, 0.99), deliveries / seconds,
+           deliveries > 0 ? bytes / deliveries : 0.0, deliveries > 0 ? inflated / deliveries : 0.0,
+           published - first, seconds, cpu / seconds, server_cpu / seconds);
     fflush(stdout);
 }
 
@@ -475,13 +431,24 @@ static void hold(void)
     printf("{\"held\":%d,\"pings\":%llu}\n", ready_count, (unsigned long long)pings);
 }
 
+static void read_windows(char *text)
+{
+    for (char *item = strtok(text, ","); item; item = strtok(NULL, ",")) {
+        int window = atoi(item);
+        if (options.window_count == ROUNDS_MAX || window < 1 || window > IN_FLIGHT_MAX)
+            fail("--windows: at most %d numbers of 1 to %d", ROUNDS_MAX, IN_FLIGHT_MAX);
+        options.windows[options.window_count++] = window;
+    }
+}
+
 static void read_options(int argc, char **argv)
 {
     static const struct option names[] = {
         {"port", 1, 0, 'p'},       {"path", 1, 0, 'u'},    {"connections", 1, 0, 'n'},
         {"windows", 1, 0, 'w'},    {"warm-ms", 1, 0, 'a'}, {"measure-ms", 1, 0, 'm'},
-        {"payload-bytes", 1, 0, 'b'}, {"dialect", 1, 0, 'd'}, {"header", 1, 0, 'h'},
-        {"hold", 1, 0, 'i'},       {"server-pid", 1, 0, 's'}, {0, 0, 0, 0}};
+        {"payload-bytes", 1, 0, 'b'}, {"payload", 1, 0, 'r'}, {"dialect", 1, 0, 'd'},
+        {"deflate", 1, 0, 'z'},    {"header", 1, 0, 'h'},  {"hold", 1, 0, 'i'},
+        {"server-pid", 1, 0, 's'}, {0, 0, 0, 0}};
     int name;
 
     while ((name = getopt_long(argc, argv, "", names, NULL)) != -1) {
@@ -495,34 +462,27 @@ static void read_options(int argc, char **argv)
         case 'i': options.hold_seconds = atoi(optarg); break;
         case 's': options.server_pid = atoi(optarg); break;
         case 'd': options.is_socketio = !strcmp(optarg, "socketio"); break;
-        case 'h':
-            if (strlen(options.headers) + strlen(optarg) + 3 > sizeof options.headers)
-                fail("headers too long");
-            strcat(strcat(options.headers, optarg), "\r\n");
-            break;
-        case 'w':
-            for (char *item = strtok(optarg, ","); item; item = strtok(NULL, ",")) {
-                int window = atoi(item);
-                if (options.window_count == ROUNDS_MAX || window < 1 || window > IN_FLIGHT_MAX)
-                    fail("--windows: at most %d numbers of 1 to %d", ROUNDS_MAX, IN_FLIGHT_MAX);
-                options.windows[options.window_count++] = window;
-            }
-            break;
+        case 'r': options.has_rows = !strcmp(optarg, "rows"); break;
+        case 'z': options.does_deflate = atoi(optarg); break;
+        case 'h': add_header(options.headers, sizeof options.headers, optarg); break;
+        case 'w': read_windows(optarg); break;
         default: exit(2);
         }
     }
     if (options.port < 1 || options.connections < 1)
         fail("--port and --connections are needed");
-    if (options.payload_bytes < 64 || options.payload_bytes > 900)
-        fail("--payload-bytes: 64 to 900");
+    if (options.payload_bytes < 64 + 32 * options.has_rows || options.payload_bytes > PAYLOAD_BYTES_MAX)
+        fail("--payload-bytes: %d to %d", 64 + 32 * options.has_rows, PAYLOAD_BYTES_MAX);
+    if (options.does_deflate) /* what a browser offers */
+        add_header(options.headers, sizeof options.headers,
+                   "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits");
 }
 
 int main(int argc, char **argv)
 {
     read_options(argc, argv);
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
     int round_ms = options.warm_ms + options.measure_ms + PATIENCE_MS;
-    alarm((unsigned)(options.hold_seconds + options.window_count * round_ms / 1000 + LIFETIME_SPARE_SECONDS));
+    limit_lifetime(options.hold_seconds + options.window_count * round_ms / 1000);
     loop_fd = epoll_create1(EPOLL_CLOEXEC);
     swarm = calloc((size_t)options.connections, sizeof *swarm);
     open_all();

@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-__all__ = ("SERVER_KINDS", "Server", "ServerError", "demo", "free_port", "serve")
+__all__ = (
+    "FOREIGN_KINDS",
+    "OUR_KINDS",
+    "SERVER_KINDS",
+    "STOCK_KINDS",
+    "Server",
+    "ServerError",
+    "demo",
+    "free_port",
+    "serve",
+)
 
 HOST = "127.0.0.1"
 START_SECONDS = 60.0
@@ -31,14 +42,30 @@ START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 """Longer than every graceful shutdown that Wirebell promises (``close_timeout_seconds`` is 5)."""
 
-SERVER_KINDS: tuple[str, ...] = (
-    "uvicorn-websockets-sansio",
-    "uvicorn-websockets",
-    "uvicorn-wsproto",
-    "hypercorn",
-    "granian",
-)
-"""ASGI servers that `serve` knows: uvicorn with each of its classes, and two others."""
+OURS = "wirebell.uvicorn:WebSocketProtocol"
+UVICORN: dict[str, tuple[str, ...]] = {
+    "wirebell-uvloop-httptools": ("--ws", OURS, "--loop", "uvloop", "--http", "httptools"),
+    "wirebell-uvloop-h11": ("--ws", OURS, "--loop", "uvloop", "--http", "h11"),
+    "wirebell-asyncio-httptools": ("--ws", OURS, "--loop", "asyncio", "--http", "httptools"),
+    "wirebell-asyncio-h11": ("--ws", OURS, "--loop", "asyncio", "--http", "h11"),
+    "wirebell-http": ("--ws", OURS, "--loop", "uvloop", "--http", "wirebell.uvicorn:HTTPProtocol"),
+    "uvicorn-websockets-sansio": ("--ws", "websockets-sansio"),
+    "uvicorn-websockets": ("--ws", "websockets"),
+    "uvicorn-wsproto": ("--ws", "wsproto"),
+}
+"""Kind → options: our class on each loop and HTTP implementation, and uvicorn's own classes."""
+
+OUR_KINDS: tuple[str, ...] = tuple(kind for kind in UVICORN if kind.startswith("wirebell-"))
+"""Servers on which our own engine moves the bytes."""
+
+STOCK_KINDS: tuple[str, ...] = tuple(kind for kind in UVICORN if kind not in OUR_KINDS)
+"""Uvicorn with the WebSocket classes that it brings."""
+
+FOREIGN_KINDS: tuple[str, ...] = (*STOCK_KINDS, "hypercorn", "granian")
+"""Servers on which sockets are served through plain ASGI."""
+
+SERVER_KINDS: tuple[str, ...] = (*OUR_KINDS, *FOREIGN_KINDS)
+"""ASGI servers that `serve` knows."""
 
 
 class ServerError(RuntimeError):
@@ -53,22 +80,26 @@ class Server:
         port: TCP port on 127.0.0.1.
         process: Leader of its own process group, so that workers die with it.
         log_path: Where stdout and stderr go.
+        uds: Path of the Unix socket it listens on instead of the port, if it does.
+        is_tls: Whether it speaks TLS only.
     """
 
     port: int
     process: subprocess.Popen[bytes]
     log_path: Path
+    uds: str | None = None
+    is_tls: bool = False
     _stopped: bool = field(default=False, repr=False)
 
     @property
     def url(self) -> str:
         """Base of HTTP addresses, without a slash at the end."""
-        return f"http://{HOST}:{self.port}"
+        return f"http{'s' if self.is_tls else ''}://{HOST}:{self.port}"
 
     @property
     def ws_url(self) -> str:
         """Base of WebSocket addresses, without a slash at the end."""
-        return f"ws://{HOST}:{self.port}"
+        return f"ws{'s' if self.is_tls else ''}://{HOST}:{self.port}"
 
     def log(self) -> str:
         """Return everything the process has printed so far."""
@@ -82,6 +113,10 @@ class Server:
                 with contextlib.suppress(OSError):
                     found += [int(child) for child in children.read_text().split()]
         return found
+
+    def descriptors(self) -> int:
+        """Count the open file descriptors of the process."""
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
     def resident_bytes(self) -> int:
         """Return the memory that the process and its descendants hold now."""
@@ -169,7 +204,7 @@ def demo(
 
     def answers(server: Server) -> bool:
         printed = f"Taskboard answers on http://{HOST}:{port}" in server.log()
-        return printed and _http_answers(port, "/realtime/health")
+        return printed and _http_answers(server, "/realtime/health")
 
     with _run(command, port, env or {}, answers) as server:
         yield server
@@ -177,7 +212,12 @@ def demo(
 
 @contextlib.contextmanager
 def serve(
-    app: str, kind: str, *, env: Mapping[str, str] | None = None, path: str = "/"
+    app: str,
+    kind: str,
+    *,
+    env: Mapping[str, str] | None = None,
+    path: str = "/",
+    arguments: Sequence[str] = (),
 ) -> Iterator[Server]:
     """Run an ASGI app under one kind of server until the block ends.
 
@@ -186,6 +226,8 @@ def serve(
         kind: One of `SERVER_KINDS`.
         env: Added to this process' environment.
         path: Answers any HTTP status once the app is up.
+        arguments: Further ones of uvicorn's command line, as ``"--workers", "2"``; for the kinds
+            that are uvicorn. ``--uds`` and ``--ssl-certfile`` tell how the server is reached.
 
     Yields:
         The server, once `path` is answered.
@@ -194,16 +236,18 @@ def serve(
         ServerError: It did not start, or did not stop when told.
     """
     port = free_port()
-    with _run(_command(app, kind, port), port, env or {}, lambda _: _http_answers(port, path)) as s:
-        yield s
+    command = _command(app, kind, port, arguments)
+    with _run(command, port, env or {}, lambda server: _http_answers(server, path)) as server:
+        yield server
 
 
-def _command(app: str, kind: str, port: int) -> list[str]:
+def _command(app: str, kind: str, port: int, arguments: Sequence[str]) -> list[str]:
     """Return the command line that serves `app` on `port` with `kind`."""
-    if kind.startswith("uvicorn-"):
-        ws = kind.removeprefix("uvicorn-")
-        options = ["--host", HOST, "--port", str(port), "--ws", ws]
+    if kind in UVICORN:
+        options = ["--host", HOST, "--port", str(port), *UVICORN[kind], *arguments]
         return [sys.executable, "-m", "uvicorn", app, *options]
+    if arguments:
+        raise ValueError(f"arguments are uvicorn's, {kind!r} is not")
     if kind == "hypercorn":
         # `-k uvloop` is what its own documentation recommends for speed; asyncio is its default.
         return [sys.executable, "-m", "hypercorn", app, "--bind", f"{HOST}:{port}"]
@@ -241,7 +285,8 @@ def _run(
             env=_environment(env),
             start_new_session=True,
         )
-    server = Server(port, process, Path(name))
+    uds = command[command.index("--uds") + 1] if "--uds" in command else None
+    server = Server(port, process, Path(name), uds, "--ssl-certfile" in command)
     try:
         _wait_until_answers(server, answers)
         yield server
@@ -264,12 +309,31 @@ def _wait_until_answers(server: Server, answers: Callable[[Server], bool]) -> No
         time.sleep(0.03)  # between two polls, not to make sure of anything
 
 
-def _http_answers(port: int, path: str) -> bool:
+def _http_answers(server: Server, path: str) -> bool:
     """Tell whether an HTTP request gets any status line."""
     try:
-        with socket.create_connection((HOST, port), timeout=2) as connection:
-            request = f"GET {path} HTTP/1.1\r\nHost: {HOST}:{port}\r\nConnection: close\r\n\r\n"
+        with _open(server) as connection:
+            request = f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n"
             connection.sendall(request.encode())
             return connection.recv(64).startswith(b"HTTP/1.1 ")
     except OSError:
         return False
+
+
+def _open(server: Server) -> socket.socket:
+    """Connect to wherever `server` listens; its certificate is taken as it is."""
+    if server.uds is not None:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(2)
+        try:
+            connection.connect(server.uds)
+        except OSError:
+            connection.close()
+            raise
+        return connection
+    connection = socket.create_connection((HOST, server.port), timeout=2)
+    if not server.is_tls:
+        return connection
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context.wrap_socket(connection)

@@ -2,7 +2,7 @@
 
 Strategy: the code is the article's, mended only as far as it must be: formatted, annotated, and
 the connections are copied before the loop, because a connection that leaves while `send_text`
-waits changes the list. uvicorn runs it on its fastest settings (`rig.UVICORN`).
+waits changes the list. uvicorn runs it on its fastest settings (`servers.UVICORN`).
 """
 
 from fastapi import FastAPI, WebSocket

@@ -18,7 +18,14 @@ from wirebell.errors import (
     PermissionDenied,
     WirebellError,
 )
-from wirebell.model import ClientInfo, History, Identity, Publication, StreamPosition
+from wirebell.model import (
+    ClientInfo,
+    History,
+    Identity,
+    Overflow,
+    Publication,
+    StreamPosition,
+)
 from wirebell.realtime import Realtime
 from wirebell.settings import Settings
 from wirebell.version import __version__
@@ -42,6 +49,7 @@ __all__ = (
     "Identity",
     "LimitExceeded",
     "NotRunning",
+    "Overflow",
     "PermissionDenied",
     "Publication",
     "Realtime",

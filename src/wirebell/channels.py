@@ -38,20 +38,21 @@ KNOWN_OPTIONS_MAX = 10_000
 PARAMETER = re.compile(r"{([a-zA-Z_][a-zA-Z0-9_]*)(:path)?}")
 
 
-def encode_payload(data: object) -> Publication:
+def encode_payload(data: object, key: str = "") -> Publication:
     """Serialise a payload, once for all subscribers.
 
     Args:
         data: ``str`` travels as text; a Pydantic model, or anything that Pydantic can write as
             JSON, travels as JSON. JSON has no words for NaN and infinity: they become null.
+        key: What it is the newest state of, for `Overflow.KEEP_LATEST`.
 
     Raises:
         BadRequest: It is text that UTF-8 cannot hold, or nothing that JSON can.
     """
     try:
         if isinstance(data, str):
-            return Publication(data.encode(), PayloadFormat.TEXT)
-        return Publication(to_json(data, inf_nan_mode="null"), PayloadFormat.JSON)
+            return Publication(data.encode(), PayloadFormat.TEXT, key=key)
+        return Publication(to_json(data, inf_nan_mode="null"), PayloadFormat.JSON, key=key)
     except (UnicodeEncodeError, ValueError, TypeError) as error:
         raise BadRequest(f"cannot serialise {type(data).__name__}: {error}") from error
 
@@ -119,11 +120,14 @@ class BoundChannel(Generic[SendsT]):
     name: str
     declaration: Channel[SendsT]
 
-    async def publish(self, data: SendsT) -> StreamPosition:
+    async def publish(self, data: SendsT, *, key: str = "") -> StreamPosition:
         """Publish; no peer is waited for, and no peer can make it fail.
 
         Args:
             data: Checked against the declaration's ``sends`` type.
+            key: What ``data`` is the newest state of, where the channel keeps the latest for
+                subscribers that do not read (`Overflow.KEEP_LATEST`); all without one are
+                states of the same thing.
 
         Returns:
             The publication's position; offset 0 where the channel keeps no history.
@@ -133,7 +137,8 @@ class BoundChannel(Generic[SendsT]):
             BrokerUnavailable: The broker does not answer.
             NotRunning: Outside the lifespan of `wirebell.Realtime`.
         """
-        return await self.declaration.node().publish(self.name, self.declaration.encode(data))
+        publication = self.declaration.encode(data, key)
+        return await self.declaration.node().publish(self.name, publication)
 
     async def presence(self) -> dict[str, ClientInfo]:
         """Read who is there: client id → info.
@@ -192,19 +197,19 @@ class Channel(Generic[SendsT]):
             raise TypeError(f"{self.template.pattern!r} takes {self.template.names}")
         return BoundChannel(self.template.format(positional | kwargs), self)
 
-    def encode(self, data: SendsT) -> Publication:
+    def encode(self, data: SendsT, key: str = "") -> Publication:
         """Check a payload against ``sends``, and serialise it once.
 
         Raises:
             BadRequest: It is not of that type.
         """
         if self.adapter is None:
-            return encode_payload(data)
+            return encode_payload(data, key)
         try:
             checked = self.adapter.validate_python(data)
         except ValueError as error:
             raise BadRequest(f"not what {self.template.pattern!r} sends: {error}") from error
-        return encode_payload(checked)
+        return encode_payload(checked, key)
 
     def authorize(self, function: Authorizer) -> Authorizer:
         """Have a function decide who may subscribe; a decorator.

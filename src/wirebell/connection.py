@@ -55,6 +55,11 @@ class Connection:
         self.is_closed = False
 
     @property
+    def is_writable(self) -> bool:
+        """Whether the peer keeps up; see `wirebell.interfaces.Transport.is_writable`."""
+        return self.transport.is_writable
+
+    @property
     def info(self) -> ClientInfo:
         """What other members of a channel see."""
         return ClientInfo(client_id=self.client_id, user_id=self.user_id)

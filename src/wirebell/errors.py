@@ -13,13 +13,17 @@ The tree (a test compares it with the classes)::
     │   └── BrokerClosed
     ├── ConnectionClosed
     ├── ConfigError
-    └── NotRunning
+    ├── NotRunning
+    ├── HandshakeError
+    ├── TooLong
+    └── Corrupt
 
 It knows nothing of transports: a code is a number, whoever carries it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -31,13 +35,16 @@ __all__ = (
     "CommandError",
     "ConfigError",
     "ConnectionClosed",
+    "Corrupt",
     "Denied",
     "Disconnect",
     "DisconnectCode",
     "ErrorCode",
+    "HandshakeError",
     "LimitExceeded",
     "NotRunning",
     "PermissionDenied",
+    "TooLong",
     "WirebellError",
 )
 
@@ -65,10 +72,14 @@ class DisconnectCode(IntEnum):
 
     GOING_AWAY = 1001
     """The process stops."""
+    PROTOCOL_ERROR = 1002
+    """Frames that are none (RFC 6455, section 5)."""
     UNSUPPORTED_DATA = 1003
     """A binary message came to a text socket."""
     POLICY_VIOLATION = 1008
     """The peer sent something to a socket that takes nothing."""
+    INVALID_DATA = 1007
+    """Text that is not UTF-8."""
     MESSAGE_TOO_BIG = 1009
     """A message is longer than ``message_bytes_max``."""
     INTERNAL_ERROR = 1011
@@ -77,6 +88,8 @@ class DisconnectCode(IntEnum):
     """The process stops and another takes over: come back."""
     TRY_AGAIN_LATER = 1013
     """A limit of connections is reached."""
+    SHUTDOWN = 3001
+    """The process stops: a protocol client comes back, to another one."""
     EXPIRED = 3005
     """The identity of a protocol connection has expired."""
     SLOW = 3008
@@ -97,6 +110,8 @@ class DisconnectCode(IntEnum):
     """No valid credentials, or they have expired."""
     FORBIDDEN = 4403
     """The identity is known and may not do this."""
+    IDLE = 4408
+    """The peer sent no message for ``idle_timeout_seconds``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,3 +214,29 @@ class NotRunning(WirebellError):
             "Realtime is not running: pass lifespan=rt.lifespan to FastAPI, "
             "or enter 'async with rt.lifespan(app)' in your own lifespan"
         )
+
+
+class HandshakeError(WirebellError):
+    """A request cannot become a WebSocket connection.
+
+    Attributes:
+        status: HTTP status to answer, 400 to 505.
+        message: What is wrong and what was expected, for people.
+        headers: To answer with it.
+    """
+
+    def __init__(
+        self, status: int, message: str, headers: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.headers: list[tuple[bytes, bytes]] = list(headers)
+
+
+class TooLong(WirebellError):
+    """A message inflates to more bytes than it may have."""
+
+
+class Corrupt(WirebellError):
+    """A message is no deflate data, or refers to bytes before its start."""

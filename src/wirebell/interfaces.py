@@ -167,6 +167,10 @@ class PresenceStore(Protocol):
 class Transport(Protocol):
     """Carries text messages to one peer. Held by the peer's connection."""
 
+    @property
+    def is_writable(self) -> bool:
+        """Tell whether the peer keeps up: nothing that was written before waits."""
+
     def write(self, frames: Frames) -> bool:
         """Take messages for the peer, in order; never waits.
 
@@ -198,6 +202,12 @@ class Receiver(Protocol):
 
     def receive_bytes(self, data: bytes) -> Awaitable[None] | None:
         """Take a binary message."""
+
+    def receive_writable(self) -> None:
+        """Learn that the peer takes messages again, after `Transport.is_writable` was false."""
+
+    def receive_shutdown(self) -> None:
+        """Learn that the process stops: end the connection, so that the peer comes back."""
 
     def close(self, disconnect: Disconnect) -> None:
         """End the connection for what the transport found, in the receiver's own words."""

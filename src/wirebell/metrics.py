@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from wirebell.model import Overflow
 from wirebell.node import Node
+from wirebell.transports.process import PROCESS
 
 __all__ = ("NodeCollector", "render_metrics")
 
@@ -63,6 +65,39 @@ class NodeCollector:
         for code, count in sorted(statistics.disconnect_counts.items()):
             disconnects.add_metric([str(int(code))], count)
         yield disconnects
+        drops = CounterMetricFamily(
+            "wirebell_drops",
+            "Not delivered because a subscriber did not read, by the channel's policy.",
+            labels=["overflow"],
+        )
+        for overflow in (Overflow.DROP_OLDEST, Overflow.KEEP_LATEST):
+            drops.add_metric([overflow.value], node.hub.dropped_counts[overflow])
+        yield drops
+        yield from collect_process()
+
+
+def collect_process() -> Iterator[Metric]:
+    """Read what the process counts beside its nodes."""
+    yield GaugeMetricFamily(
+        "wirebell_accepting_count",
+        "1 while this process takes connections, 0 while it is out of file descriptors.",
+        value=int(PROCESS.is_accepting),
+    )
+    counters = (
+        (
+            "wirebell_accept_pauses",
+            "Times no connection was taken for want of file descriptors.",
+            PROCESS.accept_pause_count,
+        ),
+        (
+            "wirebell_descriptor_refusals",
+            "Handshakes answered 503 for want of file descriptors.",
+            PROCESS.descriptors_refused_count,
+        ),
+        ("wirebell_drains", "Connections told to come back elsewhere.", PROCESS.drained_count),
+    )
+    for name, text, value in counters:
+        yield CounterMetricFamily(name, text, value=value)
 
 
 def render_metrics(node: Node) -> bytes:

@@ -1,13 +1,15 @@
 """The values that travel: publications, positions, members of a channel, frames.
 
-All are frozen. Nothing here knows where a value comes from or where it goes.
+All are frozen, but for what `Frames` remembers of its own encodings. Nothing here knows where a
+value comes from or where it goes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import NamedTuple
 
 import msgspec
 
@@ -19,6 +21,7 @@ __all__ = (
     "History",
     "Identity",
     "Membership",
+    "Overflow",
     "PayloadFormat",
     "Publication",
     "StreamPosition",
@@ -32,6 +35,17 @@ class PayloadFormat(Enum):
     """UTF-8 text of any content."""
     JSON = "json"
     """One JSON value without a line feed outside of strings."""
+
+
+class Overflow(Enum):
+    """What happens to a channel's publications while a subscriber does not read."""
+
+    DISCONNECT = "disconnect"
+    """They wait; past ``send_queue_bytes_max`` the subscriber is cut, and recovers from the log."""
+    DROP_OLDEST = "drop_oldest"
+    """They wait; past ``send_queue_bytes_max`` the oldest is dropped, and counted."""
+    KEEP_LATEST = "keep_latest"
+    """Of those with the same key only the newest waits; the others are dropped, and counted."""
 
 
 class StreamPosition(msgspec.Struct, frozen=True, gc=False):
@@ -87,12 +101,14 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
         format: What ``data`` is.
         offset: Place in the channel's stream, 1 for the first; 0 without history.
         epoch: The stream's incarnation; empty without history.
+        key: What the publication is the newest state of, for `Overflow.KEEP_LATEST`.
     """
 
     data: bytes
     format: PayloadFormat = PayloadFormat.TEXT
     offset: int = 0
     epoch: str = ""
+    key: str = ""
 
 
 class Membership(msgspec.Struct, frozen=True, gc=False):
@@ -111,16 +127,39 @@ ChannelItem = Publication | Membership
 """What a channel hands its subscribers, in the order in which it happened."""
 
 
-class Frames(NamedTuple):
+@dataclass(slots=True)
+class Frames:
     """Encoded messages, ready for a transport; the same object serves every subscriber.
 
     Attributes:
         messages: One text message each, in order.
         byte_count: Their UTF-8 size together, without the transport's own framing.
+        parts: What it was joined from, if it was; each may have been encoded already.
+        wire: The messages as a transport of bytes sends them; set by the first that does.
+        deflated: The same compressed: window bits → bytes; set likewise.
     """
 
     messages: tuple[str, ...]
     byte_count: int
+    parts: tuple[Frames, ...] = field(default=(), compare=False, repr=False)
+    wire: bytes | None = field(default=None, compare=False, repr=False)
+    deflated: dict[int, bytes] | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def from_text(cls, text: str) -> Frames:
+        """Create one message."""
+        return cls((text,), len(text.encode()))
+
+    @classmethod
+    def join(cls, parts: Sequence[Frames]) -> Frames:
+        """Put frames one behind the other, to be written at once."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            tuple(message for part in parts for message in part.messages),
+            sum(part.byte_count for part in parts),
+            tuple(parts),
+        )
 
 
 class History(msgspec.Struct, frozen=True):
@@ -160,7 +199,9 @@ class ChannelOptions(msgspec.Struct, frozen=True):
     Attributes:
         history: Kept publications; ``None`` delivers at most once and keeps nothing.
         presence: Keep who is subscribed, and tell subscribers of joins and leaves.
+        overflow: What happens while a subscriber does not read.
     """
 
     history: History | None = None
     presence: bool = False
+    overflow: Overflow = Overflow.DISCONNECT

@@ -31,6 +31,7 @@ from wirebell.errors import (
 from wirebell.history import Recovery, recover
 from wirebell.hub import Hub
 from wirebell.interfaces import Broker, Encoding, HistorySlice, PresenceStore, Transport
+from wirebell.liveness import PingRing
 from wirebell.model import (
     ChannelItem,
     ChannelOptions,
@@ -108,7 +109,12 @@ class Node:
         self.broker = broker
         self.presence_store = presence_store
         self.options_for = options_for
-        self.hub = Hub(held_items_max=settings.recovery_publications_max)
+        self.hub = Hub(
+            held_items_max=settings.recovery_publications_max,
+            backlog_bytes_max=settings.send_queue_bytes_max,
+            overflow_for=lambda channel: options_for(channel).overflow,
+        )
+        self.pings = PingRing(settings.ping_interval_seconds, settings.pong_timeout_seconds)
         self.admission = Admission(settings)
         self.statistics = NodeStatistics()
         self.connections: dict[str, Connection] = {}
@@ -119,6 +125,8 @@ class Node:
         self.broker_channels: set[str] = set()
         self.broker_changes: dict[str, asyncio.Task[None]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
+        self.is_flush_planned = False
+        self.next_ping_at = 0.0
 
     # Life
 
@@ -131,6 +139,8 @@ class Node:
         self.loop = asyncio.get_running_loop()
         await self.broker.start(self)
         self.schedule(self.settings.presence_refresh_seconds, self._refresh_presence)
+        self.next_ping_at = self.loop.time()
+        self._plan_ping()
 
     async def aclose(self) -> None:
         """Close what is connected, finish what was begun, stop the broker; idempotent."""
@@ -192,11 +202,27 @@ class Node:
             return
         connection.is_closing = True
         self.statistics.disconnect_counts[disconnect.code] += 1
+        waiting = self.hub.take(connection)
+        if waiting is not None and disconnect.code != DisconnectCode.SLOW:
+            connection.write(waiting)
         connection.close(disconnect, notice=notice)
 
-    def write(self, connection: Connection, frames: Frames) -> None:
-        """Send frames to one connection; a peer that is over its limit is cut."""
-        if not connection.write(frames):
+    def write(self, connection: Connection, frames: Frames, *, is_ahead: bool = False) -> None:
+        """Send frames to one connection with the tick: in order with what its channels get.
+
+        Args:
+            connection: One that ends meanwhile gets nothing; one over its limit is cut.
+            frames: What to send.
+            is_ahead: Put them ahead of what this tick's channels have for it.
+        """
+        if connection.is_closing or connection.is_closed:
+            return
+        self.hub.reply(connection, frames, is_ahead=is_ahead)
+        self._plan_flush()
+
+    def resume(self, connection: Connection) -> None:
+        """Go on with a connection that reads again; see `wirebell.interfaces.Receiver`."""
+        if not connection.is_closing and not self.hub.resume(connection):
             self._close_slow(connection)
 
     def disconnect(self, connection: Connection) -> None:
@@ -205,6 +231,7 @@ class Node:
             return
         connection.is_closed = True
         del self.connections[connection.client_id]
+        self.hub.forget(connection)
         self.admission.release(connection.address)
         if connection.user_id:
             self.admission.release_user(connection.user_id)
@@ -287,7 +314,7 @@ class Node:
             return
         held = self.hub.release(channel, connection, position)
         if held:
-            self.write(connection, connection.encoding.join(channel, held))
+            self.write(connection, connection.encoding.join(channel, held), is_ahead=True)
 
     async def publish(self, channel: str, publication: Publication) -> StreamPosition:
         """Put a publication into a channel. No peer is waited for.
@@ -339,8 +366,11 @@ class Node:
     def handle_item(self, channel: str, item: ChannelItem) -> None:
         """Take what the broker delivers; the tick's end sends it."""
         self.statistics.received_count += 1
-        if self.hub.enqueue(channel, item):
-            self._loop().call_soon(self._flush)
+        self.hub.enqueue(channel, item)
+        if self.hub.pending_bytes > self.settings.tick_bytes_max:
+            self._flush()
+        elif self.hub.pending:
+            self._plan_flush()
 
     # Time
 
@@ -382,8 +412,15 @@ class Node:
             raise NotRunning
         return self.loop
 
+    def _plan_flush(self) -> None:
+        """Have the tick end with this turn of the loop."""
+        if not self.is_flush_planned:
+            self.is_flush_planned = True
+            self._loop().call_soon(self._flush)
+
     def _flush(self) -> None:
         """Send the tick, and cut who cannot keep up."""
+        self.is_flush_planned = False
         for subscriber in self.hub.flush():
             assert isinstance(subscriber, Connection)
             self._close_slow(subscriber)
@@ -474,6 +511,17 @@ class Node:
         """Remove presence, and tell the others."""
         await self.presence_store.remove(channel, info.client_id)
         await self.broker.publish_membership(channel, Membership(info, joined=False))
+
+    def _plan_ping(self) -> None:
+        """Have the ring go on in time; after a stall not faster, since it counts time in steps."""
+        now = self._loop().time()
+        self.next_ping_at = max(self.next_ping_at + self.pings.step_seconds, now)
+        self.schedule(self.next_ping_at - now, self._ping)
+
+    def _ping(self) -> None:
+        """Ping those whose turn it is."""
+        self._plan_ping()
+        self.pings.step()
 
     def _refresh_presence(self) -> None:
         """Renew the leases of everybody who is connected here."""

@@ -28,6 +28,7 @@ from wirebell.model import (
     ClientInfo,
     History,
     Identity,
+    Overflow,
     StreamPosition,
 )
 from wirebell.node import Node
@@ -35,7 +36,9 @@ from wirebell.permissions import PermissionApp
 from wirebell.protocol.json import encode_disconnect
 from wirebell.routes import create_router
 from wirebell.settings import Settings
+from wirebell.takeover import Takeover
 from wirebell.transports.asgi_websocket import ASGIWebSocket, Writers
+from wirebell.transports.engine_websocket import EngineWebSocket
 from wirebell.transports.plain import (
     CloseHandler,
     PlainOptions,
@@ -148,6 +151,7 @@ class Realtime:
         sends: type[SendsT],
         history: History | None = None,
         presence: bool = False,
+        overflow: Overflow = Overflow.DISCONNECT,
         public: bool = False,
     ) -> Channel[SendsT]: ...
 
@@ -158,6 +162,7 @@ class Realtime:
         *,
         history: History | None = None,
         presence: bool = False,
+        overflow: Overflow = Overflow.DISCONNECT,
         public: bool = False,
     ) -> Channel[object]: ...
 
@@ -168,6 +173,7 @@ class Realtime:
         sends: type[SendsT] | None = None,
         history: History | None = None,
         presence: bool = False,
+        overflow: Overflow = Overflow.DISCONNECT,
         public: bool = False,
     ) -> Channel[SendsT] | Channel[object]:
         """Declare channels: what travels there, what is kept, who may come.
@@ -180,26 +186,29 @@ class Realtime:
             history: How much is kept for recovery; ``None`` keeps nothing and delivers at most
                 once.
             presence: Keep who is subscribed, and tell subscribers of joins and leaves.
+            overflow: What happens while a subscriber does not read: it is cut past
+                ``send_queue_bytes_max`` and recovers from the log, or the channel may drop.
             public: Anybody may subscribe through `mount`. Otherwise ``authorize`` decides, and
                 without it nobody may. `attach` asks neither: there the endpoint has decided.
 
         Raises:
             ConfigError: The pattern is malformed, or declared already.
         """
-        options = ChannelOptions(history=history, presence=presence)
+        options = ChannelOptions(history=history, presence=presence, overflow=overflow)
         declaration: Channel[Any] = Channel(
             pattern, sends, options, self.node, self.permissions, public=public
         )
         self.registry.add(declaration)
         return declaration
 
-    async def publish(self, channel: str, data: object) -> StreamPosition:
+    async def publish(self, channel: str, data: object, *, key: str = "") -> StreamPosition:
         """Publish to a channel, declared or not. No peer is waited for or can make it fail.
 
         Args:
             channel: 1 or more printable characters, at most ``channel_bytes_max`` bytes.
             data: ``str`` travels as text, a Pydantic model or another value as JSON; at most
                 ``publication_bytes_max`` bytes when serialised.
+            key: As for `BoundChannel.publish`.
 
         Returns:
             The publication's position; offset 0 and an empty epoch where no history is kept.
@@ -209,7 +218,7 @@ class Realtime:
             BrokerUnavailable: The broker does not answer.
             NotRunning: Outside the lifespan.
         """
-        return await self.node().publish(channel, encode_payload(data))
+        return await self.node().publish(channel, encode_payload(data, key))
 
     def publish_from_thread(
         self, channel: str, data: object, *, timeout_seconds: float = 5.0
@@ -328,14 +337,14 @@ class Realtime:
             identity=Identity(user_id, expires_at),
         )
         node = self.node()
-        carrier = await self._open(websocket, subprotocol)
-        if carrier is None:
+        if not await self._check_origin(websocket, subprotocol):
             return
+        carrier = self._create_carrier(node, websocket, subprotocol)
         receiver = PlainReceiver(node, carrier, options)
         try:
             await receiver.connect(_address(websocket))
         except WirebellError as error:
-            await self._refuse(carrier, disconnect_for(error))
+            await self._refuse(websocket, subprotocol, disconnect_for(error))
             return
         await carrier.run(receiver)
 
@@ -357,13 +366,31 @@ class Realtime:
             ValueError: ``reason`` is too long.
         """
         disconnect = Disconnect(code, reason)
-        carrier = await self._open(websocket, subprotocol)
-        if carrier is not None:
-            await self._refuse(carrier, disconnect)
+        if await self._check_origin(websocket, subprotocol):
+            await self._refuse(websocket, subprotocol, disconnect)
 
-    async def _open(self, websocket: WebSocket, subprotocol: str | None) -> ASGIWebSocket | None:
-        """Create the carrier of a socket; ``None`` when its Origin was refused."""
-        carrier = ASGIWebSocket(
+    def _create_carrier(
+        self, node: Node, websocket: WebSocket, subprotocol: str | None
+    ) -> ASGIWebSocket | EngineWebSocket:
+        """Create what carries a socket: taken over where the server can, through ASGI elsewhere."""
+        takeover: Takeover | None = (websocket.scope.get("extensions") or {}).get(
+            "wirebell.takeover"
+        )
+        if takeover is None:
+            return self._create_portable(websocket, subprotocol)
+        return EngineWebSocket(
+            takeover,
+            websocket.receive,
+            websocket.send,
+            self.settings,
+            node.pings,
+            is_accepted=websocket.application_state is WebSocketState.CONNECTED,
+            subprotocol=subprotocol,
+        )
+
+    def _create_portable(self, websocket: WebSocket, subprotocol: str | None) -> ASGIWebSocket:
+        """Create what carries a socket on any server, and refuses one on ours as well."""
+        return ASGIWebSocket(
             websocket.scope,
             websocket.receive,
             websocket.send,
@@ -373,36 +400,42 @@ class Realtime:
             subprotocol=subprotocol,
             abort=_find_abort(websocket),
         )
+
+    async def _check_origin(self, websocket: WebSocket, subprotocol: str | None) -> bool:
+        """Refuse the page of a foreign Origin; true when the socket may go on."""
         origin = websocket.headers.get("origin")
         host = websocket.headers.get("host")
         scheme = websocket.scope.get("scheme", "ws")
         if is_origin_allowed(origin, host, scheme, self.settings.allowed_origins):
-            return carrier
+            return True
         reason = f"origin {origin!r:.80} is not allowed; set WIREBELL_ALLOWED_ORIGINS"
         if self.running is not None:
             self.running.statistics.refused_count += 1
         logger.warning("refused a socket to host %r: %s", host, reason)
-        if carrier.is_accepted:
+        if websocket.application_state is WebSocketState.CONNECTED:
             disconnect = Disconnect(
                 DisconnectCode.FORBIDDEN, reason.encode()[:123].decode(errors="ignore")
             )
-            await self._refuse(carrier, disconnect)
+            await self._refuse(websocket, subprotocol, disconnect)
         else:
-            await carrier.deny(403, reason)
-        return None
+            await self._create_portable(websocket, subprotocol).deny(403, reason)
+        return False
 
-    async def _refuse(self, carrier: ASGIWebSocket, disconnect: Disconnect) -> None:
+    async def _refuse(
+        self, websocket: WebSocket, subprotocol: str | None, disconnect: Disconnect
+    ) -> None:
         """Tell a plain socket why it cannot stay, and count it."""
         if self.running is not None:
             self.running.statistics.disconnect_counts[disconnect.code] += 1
+        carrier = self._create_portable(websocket, subprotocol)
         await carrier.refuse(disconnect, notice=notice(disconnect))
 
     async def _serve_unidirectional(self, websocket: WebSocket) -> None:
         """Serve a live connection of `mount` to its end."""
         node = self.node()
-        carrier = await self._open(websocket, None)
-        if carrier is None:
+        if not await self._check_origin(websocket, None):
             return
+        carrier = self._create_carrier(node, websocket, None)
 
         async def authorize(channel: str) -> None:
             await self._authorize(websocket, channel)
@@ -423,7 +456,8 @@ class Realtime:
             await carrier.run(receiver)
             return
         node.statistics.disconnect_counts[disconnect.code] += 1
-        await carrier.refuse(disconnect, notice=encode_disconnect(disconnect))
+        portable = self._create_portable(websocket, None)
+        await portable.refuse(disconnect, notice=encode_disconnect(disconnect))
 
     async def _identify(self, websocket: WebSocket) -> Identity:
         """Ask who connects; anonymous without an authenticator."""

@@ -59,6 +59,21 @@ class Settings(BaseSettings):
     64 more than its text. 1 MiB is about 6,000 chat messages: a peer that far behind recovers
     faster from the log."""
 
+    tick_bytes_max: int = Field(default=1_048_576, ge=1)
+    """Payload bytes that are gathered in one turn of the event loop; more are sent at once. With
+    ``send_queue_bytes_max`` it bounds what one peer can make wait."""
+
+    compression: bool = False
+    """Offer permessage-deflate to peers of sockets that Wirebell serves itself. It costs time of
+    the processor, and pays for itself only where the network is the bottleneck."""
+
+    compression_bytes_min: int = Field(default=512, ge=1)
+    """Shortest message that is compressed: below it deflate saves less than it costs."""
+
+    descriptors_spare: int = Field(default=64, ge=8)
+    """File descriptors of the process that no connection may take: files, database and broker
+    need some, and refusing a client politely needs one as well."""
+
     channel_bytes_max: int = Field(default=255, ge=1)
     """Longest name of a channel, in UTF-8; Centrifugo's bound, and a key of every broker."""
 
@@ -92,11 +107,23 @@ class Settings(BaseSettings):
     pong_timeout_seconds: float = Field(default=8.0, gt=0)
     """Time to answer a ping before a peer counts as gone."""
 
+    idle_timeout_seconds: float = Field(default=0.0, ge=0)
+    """Time without a message of the peer before it is closed; 0 is no limit, since who only
+    listens has nothing to say. Found when the peer is pinged, so up to one interval late."""
+
+    request_timeout_seconds: float = Field(default=10.0, ge=0)
+    """Time for a client to ask for something after it connected, where `wirebell.uvicorn`'s
+    HTTP class serves; 0 is no limit."""
+
     first_message_timeout_seconds: float = Field(default=5.0, gt=0)
     """Time to sign in, where the first message carries the credentials."""
 
     close_timeout_seconds: float = Field(default=5.0, gt=0)
     """Time for a closing handshake before the link is aborted."""
+
+    drain_window_seconds: float = Field(default=5.0, ge=0)
+    """Time over which a process that stops closes its connections, so that clients come back
+    spread over it too. Fewer than 100 a second are never spread thinner than that."""
 
     tcp_user_timeout_seconds: float = Field(default=20.0, gt=0)
     """Time that sent bytes may stay unacknowledged before the kernel drops the link: what frees

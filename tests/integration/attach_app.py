@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
+from typing import Annotated
 
-from fastapi import FastAPI, WebSocket
+from fastapi import Depends, FastAPI, WebSocket
 
 from wirebell import Denied, Identity, Realtime
 
@@ -15,6 +22,13 @@ rt.mount(app, "/realtime")
 
 left: list[str] = []
 """Names given to ``/closing/{name}`` whose sockets have gone, oldest first."""
+
+
+released: list[str] = []
+"""Names given to ``/holds/{name}`` whose dependency has ended, oldest first."""
+
+visitor: ContextVar[str] = ContextVar("visitor", default="nobody")
+"""Set by the endpoint ``/context/{name}``."""
 
 
 @app.websocket("/room/{name}")
@@ -48,6 +62,17 @@ async def asynchronous(websocket: WebSocket) -> None:
     async def answer(text: str) -> str:
         await asyncio.sleep(0)
         return f"async {text}"
+
+    await rt.attach(websocket, on_text=answer)
+
+
+@app.websocket("/slow")
+async def slow(websocket: WebSocket) -> None:
+    """Take four seconds for the text "wait", and no time for others."""
+
+    async def answer(text: str) -> str:
+        await asyncio.sleep(4 if text == "wait" else 0)
+        return f"slow {text}"
 
     await rt.attach(websocket, on_text=answer)
 
@@ -121,6 +146,70 @@ async def heartbeat(websocket: WebSocket) -> None:
     await rt.attach(websocket, on_text=lambda text: text, heartbeat="thump")
 
 
+async def hold(name: str) -> AsyncIterator[str]:
+    """Hold something, as a database session is held, until the endpoint has returned."""
+    yield name
+    released.append(name)
+
+
+@app.websocket("/holds/{name}")
+async def holds(websocket: WebSocket, name: Annotated[str, Depends(hold)]) -> None:
+    """Echo, with a dependency that ends when the endpoint returns."""
+    await rt.attach(websocket, on_text=lambda text: f"{name} {text}")
+
+
+@app.websocket("/context/{name}")
+async def context(websocket: WebSocket, name: str) -> None:
+    """Answer by what the endpoint's context variable says."""
+    visitor.set(name)
+
+    async def answer(_: str) -> str:
+        await asyncio.sleep(0)
+        return visitor.get()
+
+    await rt.attach(websocket, on_text=answer)
+
+
+@app.websocket("/both/{name}")
+async def both(websocket: WebSocket, name: str) -> None:
+    """Publish what the peer says to everybody here, then answer it."""
+
+    async def answer(text: str) -> str:
+        await rt.publish(f"room:{name}", f"published {text}")
+        return f"answered {text}"
+
+    await rt.attach(websocket, channels=[f"room:{name}"], on_text=answer)
+
+
+@app.get("/released")
+async def who_was_released() -> list[str]:
+    """List whose dependency of ``/holds`` has ended."""
+    return released
+
+
+@app.get("/tasks")
+async def count_tasks() -> int:
+    """Count the tasks of this event loop."""
+    return len(asyncio.all_tasks())
+
+
+@app.get("/sockets")
+async def sockets() -> dict[int, int]:
+    """Map each client's port to ``TCP_USER_TIMEOUT`` of its socket, in milliseconds."""
+    found: dict[int, int] = {}
+    for number in map(int, os.listdir("/proc/self/fd")):
+        # A descriptor of the listing itself, and what closed since, are gone.
+        with contextlib.suppress(OSError):
+            if not stat.S_ISSOCK(os.fstat(number).st_mode):
+                continue
+            link = socket.socket(fileno=os.dup(number))
+            with link:
+                if link.family == socket.AF_INET and link.type == socket.SOCK_STREAM:
+                    port = link.getpeername()[1]
+                    found[port] = link.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+    return found
+
+
 @app.get("/left")
 async def who_left() -> list[str]:
     """List who left ``/closing``."""
@@ -132,6 +221,15 @@ async def publish(name: str, text: str) -> dict[str, int]:
     """Publish one text."""
     position = await rt.publish(f"room:{name}", text)
     return {"offset": position.offset}
+
+
+@app.post("/tick/{name}")
+async def tick(name: str, count: int, size: int = 0) -> int:
+    """Publish texts "0 xxx", "1 xxx" and so on within one turn of the event loop."""
+    padding = "x" * size
+    publishing = [rt.publish(f"room:{name}", f"{number} {padding}") for number in range(count)]
+    await asyncio.gather(*publishing)
+    return count
 
 
 @app.post("/burst/{name}")

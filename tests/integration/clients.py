@@ -34,15 +34,18 @@ __all__ = (
     "Raw",
     "assert_echoes",
     "bearer",
+    "complaints",
     "connect",
     "eventually",
     "gauges",
+    "handshake",
     "http",
     "open_connections",
     "our_failures",
     "raw",
     "receive",
     "refused",
+    "report",
     "samples",
     "sign_in",
     "told",
@@ -61,9 +64,18 @@ NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 def http(server: Server) -> httpx2.AsyncClient:
     """Return a client for `server`'s HTTP routes; use it in ``async with``."""
+    verify = unverified() if server.is_tls else NO_TLS
+    transport = httpx2.AsyncHTTPTransport(uds=server.uds, verify=verify)
     return httpx2.AsyncClient(
-        base_url=server.url, timeout=WAIT_SECONDS, trust_env=False, verify=NO_TLS
+        base_url=server.url, timeout=WAIT_SECONDS, trust_env=False, transport=transport
     )
+
+
+def unverified() -> ssl.SSLContext:
+    """Return a context that takes the certificate which a test has just made."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 def connect(server: Server, path: str, **options: Any) -> websockets_connect:
@@ -76,6 +88,10 @@ def connect(server: Server, path: str, **options: Any) -> websockets_connect:
         "proxy": None,
         "max_size": None,
     }
+    if server.is_tls:
+        defaults["ssl"] = unverified()
+    if server.uds is not None:
+        defaults |= {"unix": True, "path": server.uds}
     return websockets_connect(server.ws_url + path, **(defaults | options))
 
 
@@ -169,7 +185,8 @@ async def samples(client: httpx2.AsyncClient) -> dict[str, float]:
 async def gauges(client: httpx2.AsyncClient) -> dict[str, float]:
     """Return those metrics that must fall back when a peer has gone."""
     answer = await client.get("/realtime/metrics")
-    names = re.findall(r"^# TYPE (wirebell_\S+) gauge$", answer.text, re.MULTILINE)
+    names = set(re.findall(r"^# TYPE (wirebell_\S+) gauge$", answer.text, re.MULTILINE))
+    names.discard("wirebell_accepting_count")  # of the process, and 1 when all is well
     everything = await samples(client)
     return {key: value for key, value in everything.items() if key.split("{")[0] in names}
 
@@ -196,6 +213,25 @@ def our_failures(server: Server) -> int:
     return len(re.findall(r'File ".*[/]wirebell[/]', server.log()))
 
 
+def complaints(server: Server) -> list[str]:
+    """List what the log says about callbacks and tasks that broke with nobody to tell."""
+    pattern = r"^.*(?:never retrieved|in callback|Exception ignored|Fatal|never awaited|Leaked).*$"
+    return re.findall(pattern, server.log(), re.MULTILINE)
+
+
+async def report(server: Server, name: str, key: str) -> Any:
+    """Wait until the app of `asgi_app` has noted `key` about the connection `name`."""
+    async with http(server) as client:
+        seen: dict[str, Any] = {}
+
+        async def noted() -> bool:
+            seen.update((await client.get(f"/report/{name}")).json())
+            return key in seen
+
+        await eventually(noted, f"the app notes {key!r}")
+        return seen[key]
+
+
 OPCODES = {"continuation": 0, "text": 1, "binary": 2, "close": 8, "ping": 9, "pong": 10}
 
 
@@ -207,6 +243,11 @@ class Raw:
     writer: asyncio.StreamWriter
     response: bytes = b""
     frames: list[tuple[int, bytes]] = field(default_factory=list)
+
+    @property
+    def status(self) -> int:
+        """Status of the answer to the handshake."""
+        return int(self.response.split(b" ", 2)[1])
 
     def frame(
         self,
@@ -239,6 +280,15 @@ class Raw:
         Raises:
             EOFError, ConnectionError: The server has ended the connection.
         """
+        first, payload = await self.read_first_byte_and_payload()
+        return first & 0x0F, payload
+
+    async def read_first_byte_and_payload(self) -> tuple[int, bytes]:
+        """Return the next frame as it came: FIN, reserved bits and opcode in one, and its payload.
+
+        Raises:
+            EOFError, ConnectionError: The server has ended the connection.
+        """
         async with asyncio.timeout(WAIT_SECONDS):
             first, second = await self.reader.readexactly(2)
             assert second & 0x80 == 0, "a server must not mask (RFC 6455, section 5.1)"
@@ -247,7 +297,7 @@ class Raw:
                 length = int.from_bytes(await self.reader.readexactly(2))
             elif length == 127:
                 length = int.from_bytes(await self.reader.readexactly(8))
-            return first & 0x0F, await self.reader.readexactly(length)
+            return first, await self.reader.readexactly(length)
 
     async def read_text(self) -> str:
         """Return the next text, answering pings on the way."""
@@ -319,3 +369,16 @@ async def raw(
         writer.transport.abort()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
+
+
+async def handshake(server: Server, request: bytes) -> tuple[int, str]:
+    """Send a request as it is, and return the status and all that came until the end."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    try:
+        writer.write(request)
+        async with asyncio.timeout(WAIT_SECONDS):
+            answer = await reader.read()
+    finally:
+        writer.transport.abort()
+    status_line = answer.split(b"\r\n", 1)[0].split(b" ")
+    return int(status_line[1]), answer.decode("latin-1")

@@ -1,6 +1,7 @@
-"""`Realtime.attach` under five servers: one suite, the same messages, order, limits and codes.
+"""`Realtime.attach` on every server: one suite, the same messages, order, limits and codes.
 
-What a server truly cannot do stands in `CANNOT`, and a test proves that it still cannot.
+Our class on both loops and with each HTTP implementation, uvicorn's own classes, and two other
+servers. What one of them truly cannot do stands in `abilities`, proven by a test.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pytest
 import websockets
 
 from tests import servers
+from tests.integration.abilities import cannot
 from tests.integration.clients import (
     OPCODES,
     connect,
@@ -46,25 +48,6 @@ ENV = {
     "WIREBELL_CONNECTIONS_PER_USER_MAX": "2",
 }
 KINDS = servers.SERVER_KINDS
-
-CANNOT: dict[str, dict[str, str]] = {
-    "uvicorn-wsproto": {
-        "code 1007": "it drops the link when wsproto reports the error, before any app hears of it",
-    },
-    "hypercorn": {
-        "code 1007": "it drops the link when wsproto reports the error, before any app hears of it",
-        "code at stop": "it tells no app that it stops, cancels it after 3 s, and sends 1011",
-    },
-    "granian": {
-        "code 1007": "it answers by a close frame without a code, before any app hears of it",
-    },
-}
-"""Server → feature → why it is impossible there."""
-
-
-def cannot(kind: str, feature: str) -> bool:
-    """Tell whether `kind` is excused from `feature`; whoever asks must prove it still is."""
-    return feature in CANNOT.get(kind, {})
 
 
 def fresh() -> str:
@@ -124,9 +107,38 @@ async def test_handler_form_answers_in_order_to_the_sender(server: Server, path:
             await ws.send(str(number))
         answers = [await receive(ws) for _ in range(200)]
         await other.send("marker")
+        await ws.send("and on")
 
         assert answers == [f"{path} {number}" for number in range(200)]
         assert await receive(other) == f"{path} marker"
+        assert await receive(ws) == f"{path} and on"
+
+
+async def test_a_handler_publishes_and_answers_in_that_order(server: Server) -> None:
+    """A publication to one's own channel arrives before the answer that was given after it."""
+    name = fresh()
+    async with connect(server, f"/both/{name}") as ws, connect(server, f"/listen/{name}") as other:
+        for number in range(20):
+            await ws.send(str(number))
+        heard = [await receive(ws) for _ in range(40)]
+        published = [await receive(other) for _ in range(20)]
+
+    assert heard == [f"{word} {n}" for n in range(20) for word in ("published", "answered")]
+    assert published == [f"published {number}" for number in range(20)]
+
+
+async def test_a_handler_has_the_context_variables_of_its_endpoint(server: Server) -> None:
+    """What the endpoint set, its handlers read, also long after it has returned."""
+    one, two = fresh(), fresh()
+    async with (
+        connect(server, f"/context/{one}") as ws,
+        connect(server, f"/context/{two}") as other,
+    ):
+        for _ in range(3):
+            await ws.send("who?")
+            await other.send("who?")
+            assert await receive(ws) == one
+            assert await receive(other) == two
 
 
 async def test_a_handler_may_answer_nothing_and_may_refuse(server: Server) -> None:
@@ -282,7 +294,7 @@ async def test_text_that_is_not_utf8_gets_1007(server: Server, kind: str) -> Non
         code = await ws.read_until_end()
 
         assert OPCODES["text"] not in [opcode for opcode, _ in ws.frames]
-        assert code in {None, 1005} if cannot(kind, "code 1007") else code == 1007
+        assert (code == 1007) is not cannot(kind, "code 1007"), code
 
 
 async def test_a_limit_of_one_user_is_told_why_and_closed_1013(server: Server) -> None:
@@ -296,12 +308,12 @@ async def test_a_limit_of_one_user_is_told_why_and_closed_1013(server: Server) -
             assert await receive(other) == "x"
 
 
-async def test_a_foreign_origin_is_403(server: Server, kind: str) -> None:
+async def test_a_foreign_origin_is_403(server: Server) -> None:
     """A foreign page is refused at the handshake; the body names the setting."""
     status, body = await refused(server, "/sync", origin="https://evil.example")
 
     assert status == 403
-    assert ("allowed_origins" in body.lower()) is not cannot(kind, "denial body")
+    assert "allowed_origins" in body.lower()
     async with connect(server, "/sync", origin=server.url) as own:
         await own.send("x")
         assert await receive(own) == "sync x"
@@ -408,16 +420,18 @@ async def test_the_dead_leave_nothing_behind(server: Server) -> None:
         assert 30.0 in during.values()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_stop_does_not_hang_on_open_sockets(kind: str) -> None:
-    """SIGTERM with open sockets ends the process; nobody is left connected."""
-    with servers.serve(APP, kind, env=ENV, path="/realtime/health") as server:
-        async with contextlib.AsyncExitStack() as stack:
-            paths = ["/room/x", "/listen/x", "/sync", "/heartbeat", "/closing/x"]
-            crowd = [await stack.enter_async_context(connect(server, path)) for path in paths]
-            endings = [asyncio.create_task(until_closed(ws, 20)) for ws in crowd]
-            seconds = await asyncio.to_thread(server.stop)
-            codes = {(await ending).code for ending in endings}
+async def test_a_stop_does_not_hang_on_open_sockets(running: tuple[str, Server]) -> None:
+    """SIGTERM with open sockets ends the process; nobody is left connected.
+
+    The last test of this file: it ends the server of all the others.
+    """
+    kind, server = running
+    async with contextlib.AsyncExitStack() as stack:
+        paths = ["/room/x", "/listen/x", "/sync", "/heartbeat", "/closing/x"]
+        crowd = [await stack.enter_async_context(connect(server, path)) for path in paths]
+        endings = [asyncio.create_task(until_closed(ws, 20)) for ws in crowd]
+        seconds = await asyncio.to_thread(server.stop)
+        codes = {(await ending).code for ending in endings}
 
     assert seconds < 12
-    assert codes == {1011} if cannot(kind, "code at stop") else codes <= {1001, 1006, 1012}, codes
+    assert (codes == {1012}) is not cannot(kind, "code at stop"), codes

@@ -17,6 +17,7 @@ LOCKS = {
     "demo": (["demo"], None),
     "test": (["all"], "test"),
     "dev": (["all"], "dev"),
+    "bench": (["all"], "bench"),
 }
 
 
@@ -64,11 +65,12 @@ def test_lock_holds_every_requirement(name: str) -> None:
 
 
 def test_smaller_locks_are_parts_of_the_larger() -> None:
-    """An environment grows from demo to test to dev without changing a version."""
-    demo, test, dev = (read_pins(name) for name in ("demo", "test", "dev"))
+    """An environment grows from demo to test to dev to bench without changing a version."""
+    demo, test, dev, bench = (read_pins(name) for name in LOCKS)
 
     assert demo.items() <= test.items()
     assert test.items() <= dev.items()
+    assert dev.items() <= bench.items()
 
 
 @pytest.mark.parametrize("name", LOCKS)

@@ -1,15 +1,15 @@
-"""The hub against a dictionary of lists."""
+"""The hub against a dictionary of lists: publications and replies, each in its place."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from tests.unit.fakes import FakeSubscriber
 from wirebell.hub import Hub
-from wirebell.model import Publication, StreamPosition
+from wirebell.model import Frames, Publication, StreamPosition
 
 CHANNELS = st.sampled_from(["a", "b"])
 
@@ -23,12 +23,30 @@ class Expected:
         first: Offset of the first publication that it gets from the hub.
         joined_at: The channel's top when it subscribed: history is read later than that.
         is_released: It has read history, or needs none.
+        replies: Text → offset of the newest publication that stands before it.
     """
 
     subscriber: FakeSubscriber
     first: int
     joined_at: int
     is_released: bool = True
+    replies: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def publications(self) -> list[str]:
+        """What it got, without replies."""
+        return [text for text in self.subscriber.messages if not text.startswith("reply")]
+
+    def check_replies(self) -> None:
+        """Check that each reply came once, in order, between the right publications."""
+        messages = self.subscriber.messages
+        assert list(self.replies) == [text for text in messages if text.startswith("reply")]
+        for text, last in self.replies.items():
+            at = messages.index(text)
+            numbers = [int(other) for other in messages[:at] if other.isdigit()]
+            later = [int(other) for other in messages[at:] if other.isdigit()]
+            assert all(number <= last for number in numbers)
+            assert all(number > last for number in later)
 
 
 class HubMachine(RuleBasedStateMachine):
@@ -37,7 +55,8 @@ class HubMachine(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         """Begin with nobody."""
-        self.hub = Hub(held_items_max=10_000)
+        self.hub = Hub(held_items_max=10_000, backlog_bytes_max=1)
+        self.reply_count = 0
         self.published = {"a": 0, "b": 0}
         self.flushed = {"a": 0, "b": 0}
         # Offset of the first publication that waits for the tick's end.
@@ -48,6 +67,7 @@ class HubMachine(RuleBasedStateMachine):
     def subscribe(self, channel: str) -> None:
         """Subscribe to what comes, and to what still waits for the tick's end."""
         subscriber = FakeSubscriber()
+        subscriber.channels[channel] = True
         is_first = self.hub.subscribe(channel, subscriber)
 
         assert is_first == (not self.here[channel])
@@ -59,6 +79,7 @@ class HubMachine(RuleBasedStateMachine):
     def subscribe_to_catch_up(self, channel: str) -> None:
         """Subscribe before reading history."""
         subscriber = FakeSubscriber()
+        subscriber.channels[channel] = True
         self.hub.subscribe(channel, subscriber, catch_up=True)
         self.here[channel].append(
             Expected(subscriber, 0, self.published[channel], is_released=False)
@@ -75,7 +96,7 @@ class HubMachine(RuleBasedStateMachine):
         held = self.hub.release(channel, expected.subscriber, StreamPosition(top, "e"))
 
         assert [] == held
-        assert [] == expected.subscriber.messages
+        assert [] == expected.publications
         expected.first, expected.is_released = top + 1, True
 
     @rule(channel=CHANNELS, data=st.data())
@@ -103,6 +124,25 @@ class HubMachine(RuleBasedStateMachine):
                 self.waiting.setdefault(channel, number)
             self.hub.enqueue(channel, Publication(b"%d" % number, offset=number, epoch="e"))
 
+    @precondition(lambda self: any(self.here.values()))
+    @rule(data=st.data(), is_ahead=st.booleans())
+    def reply(self, data: st.DataObject, is_ahead: bool) -> None:
+        """Send something to one subscriber alone, in its place or ahead of the tick."""
+        channel = data.draw(st.sampled_from([name for name in self.here if self.here[name]]))
+        expected = data.draw(st.sampled_from(self.here[channel]))
+        self.reply_count += 1
+        text = f"reply {self.reply_count}"
+        self.hub.reply(expected.subscriber, Frames.from_text(text), is_ahead=is_ahead)
+
+        if not expected.is_released:
+            # What it is going to be released with is newer, whatever was published already.
+            last = 0
+        elif is_ahead:
+            last = max([self.flushed[channel], *expected.replies.values()])
+        else:
+            last = self.published[channel]
+        expected.replies[text] = last
+
     @rule()
     def flush(self) -> None:
         """End the tick: everybody has exactly its publications, in order."""
@@ -113,7 +153,8 @@ class HubMachine(RuleBasedStateMachine):
             for expected in subscriptions:
                 last = self.published[channel] if expected.is_released else -1
                 numbers = [str(number) for number in range(expected.first, last + 1)]
-                assert numbers == expected.subscriber.messages
+                assert numbers == expected.publications
+                expected.check_replies()
 
     @precondition(lambda self: any(self.here.values()))
     @rule(data=st.data())
@@ -124,6 +165,7 @@ class HubMachine(RuleBasedStateMachine):
         before = list(expected.subscriber.messages)
         is_last = self.hub.unsubscribe(channel, expected.subscriber)
         self.here[channel].remove(expected)
+        expected.subscriber.channels.clear()
         if is_last:
             self.waiting.pop(channel, None)
 

@@ -9,6 +9,7 @@ from typing import Any
 from wirebell.brokers.memory import MemoryBroker, MemoryPresenceStore
 from wirebell.errors import Disconnect
 from wirebell.history import StreamSlice
+from wirebell.interfaces import Encoding
 from wirebell.model import (
     ChannelOptions,
     ClientInfo,
@@ -24,10 +25,12 @@ Message = MutableMapping[str, Any]
 
 
 class FakeSubscriber:
-    """A subscriber of the hub that keeps what it is given."""
+    """A subscriber of the hub that keeps what it is given; its channels are kept by the test."""
 
-    def __init__(self, *, writes_max: int = 1_000) -> None:
-        self.encoding = TEXT
+    def __init__(self, *, writes_max: int = 1_000, encoding: Encoding = TEXT) -> None:
+        self.encoding = encoding
+        self.channels: dict[str, object] = {}
+        self.is_writable = True
         self.writes_max = writes_max
         self.written: list[Frames] = []
 
@@ -49,7 +52,9 @@ class FakeTransport:
 
     def __init__(self) -> None:
         self.messages: list[str] = []
+        self.writes: list[tuple[str, ...]] = []
         self.is_full = False
+        self.is_writable = True
         self.closed: list[tuple[int, str]] = []
         self.notices: list[str | None] = []
 
@@ -59,6 +64,7 @@ class FakeTransport:
             return False
         if not self.closed:
             self.messages.extend(frames.messages)
+            self.writes.append(frames.messages)
         return True
 
     def close(self, disconnect: Disconnect, *, notice: str | None = None) -> None:

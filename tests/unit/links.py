@@ -19,6 +19,7 @@ class FakeReceiver:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.writable_count = 0
         self.handler = asyncio.Event()
         self.handler.set()
         self.failure: Exception | None = None
@@ -35,6 +36,14 @@ class FakeReceiver:
     def receive_bytes(self, data: bytes) -> None:
         """Note a binary message."""
         self.calls.append(f"bytes {len(data)}")
+
+    def receive_writable(self) -> None:
+        """Count: it comes with every tick that was written."""
+        self.writable_count += 1
+
+    def receive_shutdown(self) -> None:
+        """Note that the process stops."""
+        self.calls.append("shutdown")
 
     def close(self, disconnect: Disconnect) -> None:
         """Note why the transport wants an end."""

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from tests.unit.fakes import FakeTransport, GatedBroker, GatedStore, Gates
 from wirebell.connection import Connection
-from wirebell.model import ChannelOptions, History, Publication
+from wirebell.model import ChannelOptions, History, Overflow, Publication
 from wirebell.node import Node
 from wirebell.protocol.json import JSON
 from wirebell.protocol.text import TEXT
@@ -15,9 +15,11 @@ from wirebell.settings import Settings
 
 
 def options_for(channel: str) -> ChannelOptions:
-    """Keep history for names with an ``h``, presence for names with a ``p``."""
+    """Keep history for names with an ``h``, presence for a ``p``, drop the oldest for a ``d``."""
     return ChannelOptions(
-        history=History(size=10) if "h" in channel else None, presence="p" in channel
+        history=History(size=10) if "h" in channel else None,
+        presence="p" in channel,
+        overflow=Overflow.DROP_OLDEST if "d" in channel else Overflow.DISCONNECT,
     )
 
 

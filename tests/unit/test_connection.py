@@ -23,14 +23,18 @@ def test_new_connection() -> None:
 
 
 def test_hands_through() -> None:
-    """Writing and closing are the transport's, its answer included."""
+    """Writing and closing are the transport's, its answers included."""
     transport = FakeTransport()
     connection = Connection("1", "", TEXT, transport)
 
     taken = connection.write(Frames(("x",), 1))
     transport.is_full = True
     refused = connection.write(Frames(("y",), 1))
+    writable = [connection.is_writable]
+    transport.is_writable = False
+    writable.append(connection.is_writable)
     connection.close(Disconnect(1000, "done"), notice="bye")
 
+    assert [True, False] == writable
     assert (True, False, ["x"]) == (taken, refused, transport.messages)
     assert ([(1000, "done")], ["bye"]) == (transport.closed, transport.notices)

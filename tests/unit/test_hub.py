@@ -19,7 +19,7 @@ def at(offset: int, epoch: str = "e") -> Publication:
 @pytest.fixture
 def hub() -> Hub:
     """A hub that holds three items for one subscriber."""
-    return Hub(held_items_max=3)
+    return Hub(held_items_max=3, backlog_bytes_max=1_000)
 
 
 def test_first_and_last(hub: Hub) -> None:
@@ -73,10 +73,12 @@ def test_tick(hub: Hub) -> None:
     for channel, subscriber in (("a", one), ("a", two), ("b", other)):
         hub.subscribe(channel, subscriber)
 
-    firsts = [hub.enqueue("a", at(1)), hub.enqueue("a", at(2)), hub.enqueue("b", at(3))]
+    hub.enqueue("a", at(1))
+    hub.enqueue("a", at(2))
+    hub.enqueue("b", at(3))
     overflowed = hub.flush()
 
-    assert ([True, False, False], []) == (firsts, overflowed)
+    assert [] == overflowed
     assert (["1", "2"], ["1", "2"], ["3"]) == (one.messages, two.messages, other.messages)
     assert one.written[0] is two.written[0]
     assert hub.delivered_count == 5
@@ -90,15 +92,17 @@ def test_flush_twice(hub: Hub) -> None:
     hub.flush()
 
     hub.flush()
+    is_idle = hub.is_idle
+    hub.enqueue("a", at(2))
 
-    assert ["1"] == one.messages
-    assert hub.enqueue("a", at(2))
+    assert (["1"], True, False) == (one.messages, is_idle, hub.is_idle)
 
 
 def test_channel_without_subscribers(hub: Hub) -> None:
     """An item for nobody is left out and begins no tick."""
-    assert not hub.enqueue("a", at(1))
-    assert {} == hub.pending
+    hub.enqueue("a", at(1))
+
+    assert ({}, 0, True) == (hub.pending, hub.pending_bytes, hub.is_idle)
 
 
 def test_silent_items(hub: Hub) -> None:
@@ -126,6 +130,17 @@ def test_overflow(hub: Hub) -> None:
     overflowed = hub.flush()
 
     assert [slow, late] == overflowed
+    assert ["1"] == quick.messages
+
+
+def test_overflow_of_the_frequent_tick(hub: Hub) -> None:
+    """Also where a tick is one channel alone who is over its limit is reported, and only it."""
+    slow, quick = FakeSubscriber(writes_max=0), FakeSubscriber()
+    hub.subscribe("a", slow)
+    hub.subscribe("a", quick)
+    hub.enqueue("a", at(1))
+
+    assert [slow] == hub.flush()
     assert ["1"] == quick.messages
 
 

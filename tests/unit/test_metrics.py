@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import pytest
+
 from tests.unit.fakes import FakeSubscriber, FakeTransport
 from wirebell.brokers import create_broker
 from wirebell.connection import Connection
 from wirebell.errors import DisconnectCode
 from wirebell.metrics import render_metrics
-from wirebell.model import ChannelOptions
+from wirebell.model import ChannelOptions, Overflow
 from wirebell.node import Node
 from wirebell.protocol.text import TEXT
 from wirebell.settings import Settings
+from wirebell.transports.process import PROCESS
+
+
+@pytest.fixture(autouse=True)
+def _process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a process that has counted nothing, whatever other tests made it count."""
+    for field in dataclasses.fields(PROCESS):
+        monkeypatch.setattr(PROCESS, field.name, field.default)
 
 
 def create_node() -> Node:
@@ -27,7 +39,7 @@ def lines_of(node: Node) -> set[str]:
 
 
 def test_idle_node() -> None:
-    """Everything is told from the start, as zero."""
+    """Everything is told from the start, as zero; the process takes connections."""
     assert {
         "wirebell_connections_count 0.0",
         "wirebell_channels_count 0.0",
@@ -38,6 +50,12 @@ def test_idle_node() -> None:
         "wirebell_items_total 0.0",
         "wirebell_deliveries_total 0.0",
         "wirebell_broker_errors_total 0.0",
+        'wirebell_drops_total{overflow="drop_oldest"} 0.0',
+        'wirebell_drops_total{overflow="keep_latest"} 0.0',
+        "wirebell_accepting_count 1.0",
+        "wirebell_accept_pauses_total 0.0",
+        "wirebell_descriptor_refusals_total 0.0",
+        "wirebell_drains_total 0.0",
     } == lines_of(create_node())
 
 
@@ -52,6 +70,9 @@ def test_counted() -> None:
     node.statistics.published_count = 4
     node.statistics.disconnect_counts[DisconnectCode.SLOW] += 2
     node.statistics.disconnect_counts[1000] += 1
+    node.hub.dropped_counts[Overflow.DROP_OLDEST] += 3
+    PROCESS.is_accepting = False
+    PROCESS.drained_count = 7
 
     assert {
         "wirebell_connections_count 1.0",
@@ -61,4 +82,7 @@ def test_counted() -> None:
         "wirebell_deliveries_total 5.0",
         'wirebell_disconnects_total{code="3008"} 2.0',
         'wirebell_disconnects_total{code="1000"} 1.0',
+        'wirebell_drops_total{overflow="drop_oldest"} 3.0',
+        "wirebell_accepting_count 0.0",
+        "wirebell_drains_total 7.0",
     } <= lines_of(node)

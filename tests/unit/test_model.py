@@ -13,6 +13,7 @@ from wirebell.model import (
     History,
     Identity,
     Membership,
+    Overflow,
     PayloadFormat,
     Publication,
     StreamPosition,
@@ -22,9 +23,9 @@ from wirebell.model import (
 def test_defaults() -> None:
     """The defaults keep nothing, know nobody and stand before the first publication."""
     assert StreamPosition(0, "") == StreamPosition()
-    assert ChannelOptions(history=None, presence=False) == ChannelOptions()
+    assert ChannelOptions(None, presence=False, overflow=Overflow.DISCONNECT) == ChannelOptions()
     assert Identity("", None) == Identity()
-    assert Publication(b"x", PayloadFormat.TEXT, 0, "") == Publication(b"x")
+    assert Publication(b"x", PayloadFormat.TEXT, 0, "", "") == Publication(b"x")
     assert ClientInfo("1", "") == ClientInfo("1")
 
 
@@ -49,8 +50,45 @@ def test_values_are_frozen(value: object) -> None:
 
 
 def test_frames() -> None:
-    """Frames are their messages and their size."""
-    assert (("a", "b"), 2) == Frames(("a", "b"), 2)
+    """Frames are equal by their messages and their size, whatever was encoded already."""
+    encoded = Frames(("a", "b"), 2, wire=b"\x81\x01a\x81\x01b", deflated={15: b"x"})
+
+    assert (("a", "b"), 2) == (encoded.messages, encoded.byte_count)
+    assert Frames(("a", "b"), 2) == encoded
+    assert Frames(("a", "b"), 3) != encoded
+
+
+def test_frames_from_text() -> None:
+    """One message counts its bytes in UTF-8."""
+    assert Frames(("é",), 2) == Frames.from_text("é")
+
+
+def test_joined_frames() -> None:
+    """Joined frames have all messages in order and remember what they were joined from."""
+    one, two = Frames(("a", "b"), 2), Frames(("é",), 2)
+
+    joined = Frames.join([one, two])
+
+    assert Frames(("a", "b", "é"), 4) == joined
+    assert (True, True) == (joined.parts[0] is one, joined.parts[1] is two)
+
+
+def test_joining_one() -> None:
+    """One part alone is itself, so that its encodings are shared."""
+    one = Frames(("a",), 1)
+
+    assert Frames.join([one]) is one
+
+
+def test_frames_share_their_encoding() -> None:
+    """What one transport encoded the next one finds; only the encodings may change."""
+    frames = Frames.from_text("a")
+
+    frames.wire = b"w"
+
+    assert (b"w", None) == (frames.wire, frames.deflated)
+    with pytest.raises(AttributeError):
+        frames.other = 1  # type: ignore[attr-defined]
 
 
 def test_identity_needs_a_time_zone() -> None:

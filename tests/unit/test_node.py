@@ -251,6 +251,7 @@ async def test_release_into_a_full_transport() -> None:
 
         assert subscription.position is not None
         rig.node.release(connection, "h", subscription.position)
+        await turns()
 
         assert ([(3008, "slow consumer")], True) == (transport.closed, connection.is_closed)
 
@@ -278,6 +279,20 @@ async def test_held_too_much() -> None:
 
         assert [(3008, "slow consumer")] == transport.closed
         assert connection.is_closed
+
+
+async def test_held_too_much_in_two_channels() -> None:
+    """Who is over its limit twice in a tick is cut once."""
+    async with running(Settings(recovery_publications_max=1)) as rig:
+        connection, transport = rig.connect()
+        for channel in ("h", "h2"):
+            await rig.node.subscribe(connection, channel)
+
+        for channel in ("h", "h2"):
+            await rig.publish(channel, "1", "2")
+        await turns()
+
+        assert [(3008, "slow consumer")] == transport.closed
 
 
 async def test_broker_does_not_answer() -> None:

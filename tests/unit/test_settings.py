@@ -100,10 +100,50 @@ def test_lower_bounds(name: str, lowest: int) -> None:
         Settings.model_validate({name: lowest - 1})
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in Settings.model_fields if name.endswith("seconds")]
-)
+INTERVALS = [name for name in Settings.model_fields if name.endswith("seconds")]
+# Zero turns these off; a drain without a window closes everybody at once.
+MAY_BE_OFF = ("idle_timeout_seconds", "request_timeout_seconds", "drain_window_seconds")
+
+
+@pytest.mark.parametrize("name", [name for name in INTERVALS if name not in MAY_BE_OFF])
 def test_intervals_are_above_zero(name: str) -> None:
-    """No interval can be zero: it would be a busy loop or an immediate end."""
+    """No other interval can be zero: it would be a busy loop or an immediate end."""
     with pytest.raises(ValidationError, match=name):
         Settings.model_validate({name: 0})
+
+
+@pytest.mark.parametrize("name", MAY_BE_OFF)
+def test_intervals_that_may_be_off(name: str) -> None:
+    """These take zero and nothing below it."""
+    assert getattr(Settings.model_validate({name: 0}), name) == 0
+
+    with pytest.raises(ValidationError, match=name):
+        Settings.model_validate({name: -0.001})
+
+
+def test_ticks_and_compression() -> None:
+    """A tick is bounded, nobody is compressed unasked, and silence is no reason to be closed."""
+    settings = Settings()
+
+    assert (1_048_576, False, 512) == (
+        settings.tick_bytes_max,
+        settings.compression,
+        settings.compression_bytes_min,
+    )
+    assert (0.0, 10.0, 5.0, 64) == (
+        settings.idle_timeout_seconds,
+        settings.request_timeout_seconds,
+        settings.drain_window_seconds,
+        settings.descriptors_spare,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "lowest"), [("compression_bytes_min", 1), ("descriptors_spare", 8)]
+)
+def test_bounds_of_the_engine(name: str, lowest: int) -> None:
+    """The shortest compressed message has a byte, and the reserve is never empty."""
+    assert lowest == getattr(Settings.model_validate({name: lowest}), name)
+
+    with pytest.raises(ValidationError, match=name):
+        Settings.model_validate({name: lowest - 1})

@@ -37,6 +37,8 @@ class TaskboardLimits(Settings):
     """Connections of this process; 0 is no limit."""
     connections_per_address_max: int = Field(default=2_000, ge=0)
     """Connections of one client address; 0 is no limit."""
+    compression: bool = True
+    """Offer permessage-deflate, as the article does."""
 
 
 class DemoSettings(BaseSettings):
@@ -62,9 +64,6 @@ class DemoSettings(BaseSettings):
 
     request_bytes_max: int = Field(default=65_536, ge=1)
     """Longest body of an HTTP request."""
-
-    request_timeout_seconds: float = Field(default=10.0, gt=0)
-    """How long a client may take to send its first request; a silent one is dropped then."""
 
     sign_ins_waiting_max: int = Field(default=32, ge=1)
     """Passwords that may wait to be hashed; one more is answered by 503. At 10 a second that is

@@ -181,7 +181,7 @@ def _publication(publication: Publication) -> dict[str, Any]:
     data: object = (
         msgspec.Raw(publication.data)
         if publication.format is PayloadFormat.JSON
-        else publication.data.decode()
+        else publication.data.decode(errors="replace")
     )
     body: dict[str, Any] = {"data": data}
     if publication.offset:

@@ -21,9 +21,9 @@ class TextEncoding:
         """
         del channel
         payloads = [item.data for item in items if isinstance(item, Publication)]
-        return Frames(
-            tuple(payload.decode() for payload in payloads), sum(len(p) for p in payloads)
-        )
+        # A payload that is no UTF-8, from another process, must not take a tick from everybody.
+        messages = tuple(payload.decode(errors="replace") for payload in payloads)
+        return Frames(messages, sum(len(payload) for payload in payloads))
 
 
 TEXT = TextEncoding()

@@ -135,6 +135,7 @@ class ASGIWebSocket:
         "queued_bytes",
         "reading",
         "receive",
+        "receiver",
         "scope",
         "send",
         "settings",
@@ -176,8 +177,14 @@ class ASGIWebSocket:
         self.reading: asyncio.Timeout | None = None
         self.is_waiting = False
         self.has_given_up = False
+        self.receiver: Receiver | None = None
 
     # The connection's side
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether nothing waits."""
+        return not self.queue and not self.is_offered
 
     def write(self, frames: Frames) -> bool:
         """Take messages for the peer; false when too many bytes would wait.
@@ -244,6 +251,7 @@ class ASGIWebSocket:
 
         ``receiver.receive_eof`` is called once, last, also under cancellation.
         """
+        self.receiver = receiver
         try:
             if await self._accept():
                 await self._read(receiver)
@@ -361,6 +369,8 @@ class ASGIWebSocket:
         finally:
             self.writer = None
             self.is_offered = False
+            if self.state is State.OPEN and self.receiver is not None:
+                self.receiver.receive_writable()
             if self.drained is not None and not self.drained.done():
                 self.drained.set_result(None)
 

@@ -102,7 +102,8 @@ class PlainReceiver:
         self.options = options
         self.connection: Connection | None = None
         self.is_signing_in = options.first_text is not None
-        self.deadlines: dict[str, Deadline] = {}
+        # Most connections have none, and a dictionary each would be the larger part of them.
+        self.deadlines: dict[str, Deadline] | None = None
 
     async def connect(self, address: str) -> None:
         """Admit the connection, and subscribe it unless it has to sign in first.
@@ -118,6 +119,7 @@ class PlainReceiver:
             if not self.is_signing_in:
                 await self._enter(self.connection, self.options.identity)
         except BaseException:
+            self._cancel_all()
             self.node.disconnect(self.connection)
             raise
 
@@ -130,9 +132,15 @@ class PlainReceiver:
             self._schedule("heartbeat", settings.heartbeat_interval_seconds, self._beat)
 
     def receive_text(self, text: str) -> Awaitable[None] | None:
-        """Sign in, publish, hand over, or refuse."""
-        if self.is_signing_in or self.options.on_text or self.options.publish:
-            return self._handle(text)
+        """Sign in, publish, hand over, or refuse; a plain function has answered on return."""
+        connection, options = self.connection, self.options
+        assert connection is not None
+        if self.is_signing_in:
+            return self._guard(connection, self._sign_in(connection, text))
+        if options.on_text is not None:
+            return self._ask(connection, options.on_text, text)
+        if options.publish is not None:
+            return self._guard(connection, self._publish(options.publish, text))
         self.close(
             Disconnect(DisconnectCode.POLICY_VIOLATION, "this socket sends and takes no messages")
         )
@@ -145,38 +153,70 @@ class PlainReceiver:
 
     def receive_eof(self) -> Awaitable[None] | None:
         """Leave the channels; then the endpoint's ``on_close`` runs."""
-        for deadline in self.deadlines.values():
-            self.node.cancel(deadline)
+        self._cancel_all()
         if self.connection is None:
             return None
         self.node.disconnect(self.connection)
         return None if self.options.on_close is None else self._run_on_close(self.options.on_close)
+
+    def receive_writable(self) -> None:
+        """Go on with channels that held back."""
+        if self.connection is not None:
+            self.node.resume(self.connection)
+
+    def receive_shutdown(self) -> None:
+        """Send the peer elsewhere; RFC 6455 has a code that says it, so no text does."""
+        if self.connection is not None:
+            disconnect = Disconnect(DisconnectCode.SERVICE_RESTART, "shutting down")
+            self.node.close(self.connection, disconnect)
 
     def close(self, disconnect: Disconnect) -> None:
         """End the connection and say why."""
         if self.connection is not None:
             self.node.close(self.connection, disconnect, notice=notice(disconnect))
 
-    async def _handle(self, text: str) -> None:
-        """Do what the endpoint wants with a message; its failure ends this socket only."""
-        connection = self.connection
-        assert connection is not None
+    def _ask(
+        self, connection: Connection, on_text: TextHandler, text: str
+    ) -> Awaitable[None] | None:
+        """Hand a message to the endpoint's function, and send what it returns."""
         try:
-            if self.is_signing_in:
-                await self._sign_in(connection, text)
-            elif self.options.on_text is not None:
-                answer = await _result(self.options.on_text(text))
-                if answer is not None:
-                    self._reply(connection, answer)
-            elif self.options.publish is not None:
-                await self.node.publish(self.options.publish, Publication(text.encode()))
-        except ConnectionClosed:
+            answer = on_text(text)
+            if inspect.isawaitable(answer):
+                return self._guard(connection, self._send_answer(connection, answer))
+            if answer is not None:
+                self._reply(connection, answer)
+        except Exception as error:  # noqa: BLE001 - told by `_fail`
+            self._fail(connection, error)
+        return None
+
+    async def _send_answer(self, connection: Connection, answer: Awaitable[str | None]) -> None:
+        """Wait for a handler's answer, and send it."""
+        text = await answer
+        if text is not None:
+            self._reply(connection, text)
+
+    async def _publish(self, channel: str, text: str) -> None:
+        """Publish what the peer said, as it is."""
+        await self.node.publish(channel, Publication(text.encode()))
+
+    async def _guard(self, connection: Connection, work: Awaitable[None]) -> None:
+        """Do what the endpoint wants with a message; its failure ends this socket only."""
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - told by `_fail`
+            self._fail(connection, error)
+
+    def _fail(self, connection: Connection, error: Exception) -> None:
+        """Tell the peer what became of its message; the log has what is not the peer's business."""
+        if isinstance(error, ConnectionClosed):
             return
-        except CommandError as error:
+        if isinstance(error, CommandError):
             self._refuse(connection, error)
-        except Exception:
-            logger.exception("a text handler failed", extra={"client_id": connection.client_id})
-            self.close(Disconnect(DisconnectCode.INTERNAL_ERROR, "internal error"))
+            return
+        logger.error(
+            "a text handler failed", exc_info=error, extra={"client_id": connection.client_id}
+        )
+        self.close(Disconnect(DisconnectCode.INTERNAL_ERROR, "internal error"))
 
     async def _sign_in(self, connection: Connection, text: str) -> None:
         """Learn who the peer is from its first message, then subscribe it."""
@@ -203,7 +243,7 @@ class PlainReceiver:
 
     def _reply(self, connection: Connection, text: str) -> None:
         """Send a handler's answer, after whatever the peer was sent before."""
-        self.node.write(connection, Frames((text,), len(text.encode())))
+        self.node.write(connection, Frames.from_text(text))
 
     def _refuse(self, connection: Connection, error: CommandError) -> None:
         """Tell the peer what was wrong with its message; a denial ends the socket."""
@@ -222,13 +262,21 @@ class PlainReceiver:
 
     def _schedule(self, name: str, delay_seconds: float, callback: Callable[[], None]) -> None:
         """Keep one deadline of a name."""
+        if self.deadlines is None:
+            self.deadlines = {}
         self.deadlines[name] = self.node.schedule(delay_seconds, callback)
 
     def _cancel(self, name: str) -> None:
         """Forget the deadline of a name."""
-        deadline = self.deadlines.pop(name, None)
+        deadline = None if self.deadlines is None else self.deadlines.pop(name, None)
         if deadline is not None:
             self.node.cancel(deadline)
+
+    def _cancel_all(self) -> None:
+        """Forget all deadlines."""
+        for deadline in (self.deadlines or {}).values():
+            self.node.cancel(deadline)
+        self.deadlines = None
 
     def _beat(self) -> None:
         """Send the heartbeat, and plan the next."""

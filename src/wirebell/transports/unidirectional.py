@@ -62,7 +62,7 @@ class UnidirectionalReceiver:
         self.node = node
         self.transport = transport
         self.identity = identity
-        self.authorize = authorize
+        self.authorize: Authorize | None = authorize
         self.connection: Connection | None = None
         self.is_connected = False
         self.deadlines: dict[str, Deadline] = {}
@@ -103,6 +103,15 @@ class UnidirectionalReceiver:
         if self.connection is not None:
             self.node.disconnect(self.connection)
 
+    def receive_writable(self) -> None:
+        """Go on with channels that held back."""
+        if self.connection is not None:
+            self.node.resume(self.connection)
+
+    def receive_shutdown(self) -> None:
+        """Send the client elsewhere."""
+        self.close(Disconnect(DisconnectCode.SHUTDOWN, "shutdown"))
+
     def close(self, disconnect: Disconnect) -> None:
         """End the connection and say why."""
         if self.connection is not None:
@@ -130,9 +139,11 @@ class UnidirectionalReceiver:
     ) -> dict[str, tuple[StreamPosition | None, SubscribeResult]]:
         """Subscribe to the channels of a request, in its order; live items are held back."""
         results: dict[str, tuple[StreamPosition | None, SubscribeResult]] = {}
+        authorize = self.authorize
+        assert authorize is not None
         for channel, wish in request.subs.items():
             self.node.check_channel(channel)
-            await self.authorize(channel)
+            await authorize(channel)
             since = _since(wish)
             subscription = await self.node.subscribe(connection, channel, since=since, hold=True)
             recovery = subscription.recovery
@@ -154,18 +165,19 @@ class UnidirectionalReceiver:
     ) -> None:
         """Send the connect push, then let live items follow it. Nothing waits in between."""
         self.is_connected = True
+        # It holds the whole handshake, which nobody needs any more.
+        self.authorize = None
         deadline = self.deadlines.pop("connect", None)
         if deadline is not None:
             self.node.cancel(deadline)
         interval = self.node.settings.ping_interval_seconds
-        connection.write(
-            encode_connect(
-                connection.client_id,
-                __version__,
-                {channel: result for channel, (_, result) in results.items()},
-                ping_seconds=max(1, round(interval)),
-            )
+        push = encode_connect(
+            connection.client_id,
+            __version__,
+            {channel: result for channel, (_, result) in results.items()},
+            ping_seconds=max(1, round(interval)),
         )
+        self.node.write(connection, push)
         for channel, (position, _) in results.items():
             self.node.release(connection, channel, position)
         self._schedule("ping", interval, self._ping)

@@ -112,6 +112,42 @@ async def test_bytes_in_flight_count() -> None:
     await task
 
 
+async def test_keeping_up() -> None:
+    """A peer keeps up while nothing waits, also not in the server's hands; then it is told."""
+    link = Link()
+    task = await link.start()
+    link.peer.gate.clear()
+    at_first = link.carrier.is_writable
+    link.write("1")
+    in_queue = link.carrier.is_writable
+    await turns()
+    in_flight, told = link.carrier.is_writable, link.receiver.writable_count
+
+    link.peer.gate.set()
+    await turns()
+    at_last, told_again = link.carrier.is_writable, link.receiver.writable_count
+    link.peer.leave()
+    await task
+
+    assert (True, False, False, True) == (at_first, in_queue, in_flight, at_last)
+    assert (0, 1) == (told, told_again)
+
+
+async def test_told_when_everything_was_written() -> None:
+    """A receiver learns once that its peer reads again: when the last of what waited is gone."""
+    link = Link()
+    task = await link.start()
+    link.write("1")
+    link.write("2")
+    link.write("3")
+    await turns()
+    told = link.receiver.writable_count
+    link.peer.leave()
+    await task
+
+    assert 1 == told
+
+
 async def test_close() -> None:
     """What waits goes first, then the notice, then the close frame; the peer answers."""
     link = Link()

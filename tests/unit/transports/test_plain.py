@@ -121,6 +121,7 @@ async def test_publish_too_long() -> None:
         receiver, transport = await attach(rig, publish="a")
 
         await say(receiver, "xyz")
+        await turns()
 
         ((code, message),) = errors(transport)
         assert (107, "a publication has at most 2 bytes, got 3") == (code, message)
@@ -133,19 +134,88 @@ async def test_on_text() -> None:
 
         async def later(text: str) -> str | None:
             await turns(1)
-            return text.upper()
+            return text.upper() if text == "ab" else None
 
         one, one_transport = await attach(rig, on_text=lambda text: text * 2)
         two, two_transport = await attach(rig, on_text=later)
         three, three_transport = await attach(rig, on_text=lambda text: None)
         for receiver in (one, two, three):
             await say(receiver, "ab")
+        await say(two, "no answer")
+        await turns()
 
         assert (["abab"], ["AB"], []) == (
             one_transport.messages,
             two_transport.messages,
             three_transport.messages,
         )
+
+
+async def test_plain_functions_wait_for_nobody() -> None:
+    """A plain function has answered when it returns; only what is awaitable is waited for."""
+    async with running() as rig:
+
+        async def later(text: str) -> str:
+            return text
+
+        plain, _ = await attach(rig, on_text=lambda text: text)
+        slow, _ = await attach(rig, on_text=later)
+
+        now, waiting = plain.receive_text("x"), slow.receive_text("x")
+
+        assert (True, False) == (now is None, waiting is None)
+        assert waiting is not None
+        await waiting
+
+
+async def test_answers_stand_between_publications() -> None:
+    """An answer comes behind what was published before it, ahead of the rest, in one write."""
+    async with running() as rig:
+        receiver, transport = await attach(rig, channels=["a"], on_text=lambda text: text)
+
+        await rig.publish("a", "1")
+        await say(receiver, "answer")
+        await rig.publish("a", "2")
+        await turns()
+
+        assert [("1", "answer", "2")] == transport.writes
+
+
+async def test_answers_stand_behind_what_their_handler_published() -> None:
+    """A handler that publishes into a log and answers: the publication comes first, always."""
+    async with running() as rig:
+
+        async def handler(text: str) -> str:
+            await rig.publish("h", text)
+            return f"done {text}"
+
+        receiver, transport = await attach(rig, channels=["h"], on_text=handler)
+
+        await say(receiver, "1")
+        await turns()
+        await say(receiver, "2")
+        await turns()
+
+        assert ["1", "done 1", "2", "done 2"] == transport.messages
+
+
+@pytest.mark.parametrize("answer", [7, b"bytes", "\ud800"])
+async def test_answer_that_cannot_be_sent(answer: Any) -> None:
+    """What is no text ends this socket and is logged, whether the function is plain or not."""
+    async with running() as rig:
+
+        async def later(text: str) -> Any:
+            return answer
+
+        plain, plain_transport = await attach(rig, on_text=lambda text: answer)
+        slow, slow_transport = await attach(rig, on_text=later)
+
+        await say(slow, "x")
+        await say(plain, "x")
+        await turns()
+
+        internal_error = [(1011, "internal error")]
+        assert (internal_error, internal_error) == (slow_transport.closed, plain_transport.closed)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +239,7 @@ async def test_on_text_raises(
         receiver, transport = await attach(rig, on_text=handler)
 
         await say(receiver, "x")
+        await turns()
 
         assert (closed, told) == (transport.closed, errors(transport))
 
@@ -193,6 +264,7 @@ async def test_answer_to_a_slow_peer() -> None:
         transport.is_full = True
 
         await say(receiver, "x")
+        await turns()
 
         assert [(3008, "slow consumer")] == transport.closed
 
@@ -250,6 +322,17 @@ async def test_sign_in() -> None:
 
         assert {"ann": 1} == rig.node.admission.by_user
         assert (["after", "got x"], []) == (transport.messages, transport.closed)
+
+
+async def test_sign_in_before_the_opening() -> None:
+    """A peer whose first text is there already is in no deadline's way."""
+    async with running() as rig:
+        receiver = PlainReceiver(rig.node, FakeTransport(), PlainOptions(first_text=Identity))
+        await receiver.connect("10.0.0.1")
+
+        await say(receiver, "ann")
+
+        assert {"ann": 1} == rig.node.admission.by_user
 
 
 async def test_silent_peer() -> None:
@@ -347,9 +430,36 @@ async def test_never_connected() -> None:
         receiver = PlainReceiver(rig.node, transport, PlainOptions())
 
         receiver.close(Disconnect(1000, ""))
+        receiver.receive_shutdown()
+        receiver.receive_writable()
 
         assert receiver.receive_eof() is None
         assert [] == transport.closed
+
+
+async def test_shutdown() -> None:
+    """A process that stops says so with RFC 6455's own code, without a text."""
+    async with running() as rig:
+        receiver, transport = await attach(rig)
+
+        receiver.receive_shutdown()
+
+        assert ([(1012, "shutting down")], [None]) == (transport.closed, transport.notices)
+
+
+async def test_a_peer_reads_again() -> None:
+    """What a channel that may drop kept for a slow peer is written when it reads again."""
+    async with running() as rig:
+        receiver, transport = await attach(rig, channels=["d"])
+        transport.is_writable = False
+        await rig.publish("d", "1")
+        await turns()
+        before = list(transport.messages)
+
+        transport.is_writable = True
+        receiver.receive_writable()
+
+        assert ([], ["1"]) == (before, transport.messages)
 
 
 async def test_an_oversize_message_is_told_and_counted() -> None:

@@ -60,7 +60,10 @@ class Client:
 
 
 async def test_connect_and_listen() -> None:
-    """The first push is the answer with each channel's position; publications follow."""
+    """The first push is the answer with each channel's position; publications follow.
+
+    They are in order within a channel, not among channels.
+    """
     async with running() as rig:
         await rig.publish("h", "0")
         client = Client(rig)
@@ -70,12 +73,13 @@ async def test_connect_and_listen() -> None:
         await rig.publish("a", "2")
         await turns()
 
-        connect, one, two = client.pushes
+        connect, *live = client.pushes
+        pubs = {push["channel"]: push["pub"] for push in live}
         subs = connect["connect"]["subs"]
         assert (1, True, {}) == (subs["h"]["offset"], subs["h"]["recoverable"], subs["a"])
         assert connect["connect"]["ping"] == 25
-        assert {"channel": "h", "pub": {"data": "1", "offset": 2}} == one
-        assert {"channel": "a", "pub": {"data": "2"}} == two
+        assert {"h": {"data": "1", "offset": 2}, "a": {"data": "2"}} == pubs
+        assert len(live) == 2
 
 
 async def test_recovery() -> None:
@@ -166,6 +170,19 @@ async def test_ended_while_connecting(caplog: pytest.LogCaptureFixture) -> None:
         assert ({}, "") == (rig.node.statistics.disconnect_counts, caplog.text)
 
 
+async def test_connecting_before_the_opening() -> None:
+    """A client whose request is there already is in no deadline's way."""
+    async with running() as rig:
+        transport = FakeTransport()
+        receiver = UnidirectionalReceiver(rig.node, transport, Identity(), Gate())
+        receiver.connect("10.0.0.1")
+
+        await (receiver.receive_text("{}") or turns())
+        await turns()
+
+        assert "connect" in json.loads(transport.messages[0])
+
+
 async def test_later_messages_are_ignored() -> None:
     """After the first message the client is not listened to."""
     async with running() as rig:
@@ -222,6 +239,39 @@ async def test_ping_of_a_slow_client() -> None:
         await pass_time(25.5)
 
         assert [(3008, "slow consumer")] == client.transport.closed
+
+
+async def test_shutdown() -> None:
+    """A process that stops says so in a push, with the code that brings clients back."""
+    async with running() as rig:
+        client = Client(rig)
+
+        client.receiver.receive_shutdown()
+
+        assert [(3001, "shutdown")] == client.transport.closed
+        assert {"disconnect": {"code": 3001, "reason": "shutdown"}} == json.loads(
+            client.transport.notices[0] or ""
+        )
+
+
+async def test_a_client_reads_again() -> None:
+    """What a channel that may drop kept for a slow client is written when it reads again."""
+    async with running() as rig:
+        client = Client(rig)
+        nobody = UnidirectionalReceiver(rig.node, FakeTransport(), Identity(), Gate())
+        nobody.receive_writable()
+        nobody.receive_shutdown()
+        await client.say({"subs": {"d": {}}})
+        await turns()
+        client.transport.is_writable = False
+        await rig.publish("d", "1")
+        await turns()
+        before = len(client.pushes)
+
+        client.transport.is_writable = True
+        client.receiver.receive_writable()
+
+        assert (1, "1") == (before, client.pushes[1]["pub"]["data"])
 
 
 async def test_expiry() -> None:

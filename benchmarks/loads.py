@@ -1,0 +1,196 @@
+"""The loads: the C programs that drive a server, each as a child process on the load's core.
+
+Strategy: a load prints one JSON line per fact and exits with 1 when anything is not as expected,
+after one line on stderr. It ends with this process and with its own alarm.
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import IO, Any, Self
+
+from rig import compile_program, cores
+from servers import Server
+
+__all__ = ("Swarm", "measure_echoes", "measure_opening")
+
+# What a browser would send, so that there are headers to read.
+HEADERS = (
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0",
+    "Accept-Language: en-US,en;q=0.5",
+    "Accept-Encoding: gzip, deflate, br",
+    "Cookie: session=ann; theme=dark",
+    "Cache-Control: no-cache",
+)
+
+
+def start(
+    name: str, options: Mapping[str, object], headers: Sequence[str]
+) -> subprocess.Popen[str]:
+    """Start a load on its core."""
+    command = [str(compile_program(name))]
+    for option, value in options.items():
+        command += [f"--{option}", str(value)]
+    for header in headers:
+        command += ["--header", header]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    os.sched_setaffinity(process.pid, {cores()[1]})
+    return process
+
+
+def run(name: str, options: Mapping[str, object]) -> dict[str, float]:
+    """Run a load to its end, as a browser; returns its one line.
+
+    Raises:
+        RuntimeError: It failed.
+    """
+    process = start(name, options, HEADERS)
+    try:
+        output, _ = process.communicate()
+    finally:
+        process.kill()
+    if process.returncode:
+        raise RuntimeError(f"{name} failed; it says why above")
+    found: dict[str, float] = json.loads(output)
+    return found
+
+
+def measure_opening(
+    server: Server, question: str, *, concurrency: int, measure_ms: int
+) -> dict[str, float]:
+    """Measure one round of opening connections; keys as `opener.c` prints them.
+
+    Raises:
+        RuntimeError: A connection was refused.
+    """
+    options = {
+        "port": server.port,
+        "path": server.peer.paths[question],
+        "concurrency": concurrency,
+        "measure-ms": measure_ms,
+        "server-pid": server.pid,
+    }
+    return run("opener", options)
+
+
+def measure_echoes(
+    server: Server, *, connections: int, measure_ms: int, rate: int = 0
+) -> dict[str, float]:
+    """Measure one round of echoes; keys as `echoes.c` prints them.
+
+    Args:
+        server: Whom to load.
+        connections: How many, 1 or more.
+        measure_ms: Length of the counted part, in milliseconds.
+        rate: Messages per second, whatever the server does; 0: as many as it answers.
+
+    Raises:
+        RuntimeError: An echo was wrong or missing.
+    """
+    options = {
+        "port": server.port,
+        "path": server.peer.paths["echo"],
+        "connections": connections,
+        "rate": rate,
+        "measure-ms": measure_ms,
+        "server-pid": server.pid,
+    }
+    return run("echoes", options)
+
+
+class Swarm:
+    """The load on a room: N connections, ready when the object is; see `swarm.c`.
+
+    State: the child process. Use it as a context manager, from one thread; it ends with the block.
+
+    Args:
+        server: Whom to load.
+        connections: How many, 1 or more.
+        windows: Publications in flight, one number per round, in the order of the rounds.
+        measure_ms: Length of the counted part of a round, in milliseconds.
+        hold_seconds: How long at most the connections stay open after the rounds; 0: not at all.
+        payload_bytes: Length of a publication.
+        has_rows: Whether a publication is rows of JSON instead of a filler.
+        compresses: Whether to offer permessage-deflate.
+
+    Raises:
+        RuntimeError: A connection could not be opened.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        connections: int,
+        *,
+        windows: Sequence[int] = (),
+        measure_ms: int = 1000,
+        hold_seconds: int = 0,
+        payload_bytes: int = 116,
+        has_rows: bool = False,
+        compresses: bool = False,
+    ) -> None:
+        options: dict[str, object] = {
+            "port": server.port,
+            "path": server.peer.paths["room"],
+            "dialect": server.peer.dialect,
+            "connections": connections,
+            "measure-ms": measure_ms,
+            "warm-ms": measure_ms * 3 // 10,
+            "hold": hold_seconds,
+            "payload-bytes": payload_bytes,
+            "payload": "rows" if has_rows else "filler",
+            "deflate": int(compresses),
+            "server-pid": server.pid,
+        }
+        if windows:
+            options["windows"] = ",".join(map(str, windows))
+        self._process = start("swarm", options, ())
+        try:
+            self.connect_seconds: float = self._read()["connect_seconds"]
+        except BaseException:
+            self._end()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._end()
+
+    def rounds(self) -> list[dict[str, float]]:
+        """Wait for all rounds.
+
+        Returns:
+            One dictionary for each round, in order, with the keys that `swarm.c` prints.
+
+        Raises:
+            RuntimeError: Something was not as expected, for one a lost or doubled delivery.
+        """
+        output: IO[str] = self._process.stdout  # type: ignore[assignment]
+        found = [json.loads(line) for line in output]
+        if self._process.wait():
+            raise RuntimeError("the swarm failed; it says why above")
+        return found
+
+    def check_open(self) -> None:
+        """Check that the connections are still open.
+
+        Raises:
+            RuntimeError: The swarm has ended before its time.
+        """
+        if self._process.poll() is not None:
+            raise RuntimeError("the swarm has ended early; it says why above")
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the swarm failed; it says why above")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def _end(self) -> None:
+        """End the process; its connections close by its end."""
+        self._process.kill()
+        self._process.communicate()

@@ -1,0 +1,573 @@
+"""A WebSocket that was taken over from its endpoint: no task, no queue, a few small objects.
+
+Strategy: the object is the event loop's protocol of the socket itself. What the peer sends is
+read and handled where it arrives; only what has to wait becomes a task, and that ends. ``write``
+hands the loop bytes that all subscribers share. While the loop says that the peer does not take
+them, and only then, frames wait in a queue that is bounded in bytes. Sources: RFC 6455 for frames
+and closing, RFC 7692 for compression.
+
+Invariants: messages leave in the order of ``write``; after the close frame nothing is sent; the
+receiver is told one thing at a time, and of the peer's end once, last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import socket
+import sys
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from wirebell.errors import Disconnect, DisconnectCode
+from wirebell.interfaces import Receiver
+from wirebell.liveness import PingRing
+from wirebell.model import Frames
+from wirebell.settings import Settings
+from wirebell.takeover import LINGER_SECONDS, QUIET, Successor, TakenSocket, Takeover
+from wirebell.websocket.deflate import Deflate
+from wirebell.websocket.frames import (
+    Close,
+    Event,
+    Failure,
+    FrameReader,
+    Opcode,
+    Ping,
+    encode_close,
+    encode_frame,
+)
+from wirebell.websocket.wire import deflate_wire, encode_wire
+
+__all__ = ("EngineWebSocket",)
+
+logger = logging.getLogger(__name__)
+
+Message = MutableMapping[str, Any]  # of ASGI: a dictionary of its specification
+Send = Callable[[Message], Awaitable[None]]
+Receive = Callable[[], Awaitable[Message]]
+
+# What a waiting message takes besides its text; without it empty ones would be unbounded.
+MESSAGE_BYTES = 64
+# Input that may wait behind a handler before the socket is not read any more.
+INBOX_MESSAGES_MAX = 32
+INBOX_BYTES_MAX = 65_536
+
+PING_FRAME = encode_frame(Opcode.PING, b"")
+
+
+class State(Enum):
+    """How far a link has come."""
+
+    OPENING = "opening"
+    """Not taken over yet: what is written waits."""
+    OPEN = "open"
+    """Messages flow."""
+    CLOSING = "closing"
+    """A close frame was sent; the peer's is awaited."""
+    CLOSED = "closed"
+    """Both sides said goodbye; the loop closes the socket."""
+    LOST = "lost"
+    """The socket is gone; a handler may still run."""
+    ENDED = "ended"
+    """The receiver knows."""
+
+
+# A peer that is gone may have sent messages before, and they are handled all the same.
+IN_TURN = frozenset((State.OPEN, State.LOST))
+
+
+@dataclass(slots=True)
+class Opening:
+    """What is needed until the socket is taken over, and forgotten then."""
+
+    takeover: Takeover
+    receive: Receive
+    send: Send
+    is_accepted: bool
+    subprotocol: str | None
+    closing: tuple[Disconnect, str | None] | None = None
+
+
+class EngineWebSocket(Successor):
+    """A `wirebell.interfaces.Transport` that is the protocol of its own socket.
+
+    Mutable state: how far the link has come, and, only while there are any, queued frames, messages
+    that wait behind a handler, the task of that handler. Used on one event loop.
+
+    Args:
+        takeover: The server's extension.
+        receive: The endpoint's, for the handshake.
+        send: The endpoint's, for the handshake.
+        settings: Bounds of messages, of the queue and of the closing handshake.
+        pings: The ring that pings it.
+        is_accepted: The endpoint has accepted the socket already.
+        subprotocol: Named in the answer to the handshake.
+    """
+
+    __slots__ = (
+        "context",
+        "deflate",
+        "give_up",
+        "host",
+        "idle_pings",
+        "inbox",
+        "is_direct",
+        "is_paused",
+        "late_pong",
+        "opening",
+        "ping_slot",
+        "pings",
+        "queue",
+        "queued_bytes",
+        "reader",
+        "receiver",
+        "settings",
+        "stalled_bytes",
+        "state",
+        "transport",
+        "unheard_since",
+        "work",
+    )
+
+    # Set by `run` and `_begin`; what is written before that goes to the queue.
+    transport: asyncio.Transport
+    receiver: Receiver
+    reader: FrameReader
+
+    def __init__(
+        self,
+        takeover: Takeover,
+        receive: Receive,
+        send: Send,
+        settings: Settings,
+        pings: PingRing,
+        *,
+        is_accepted: bool = False,
+        subprotocol: str | None = None,
+    ) -> None:
+        self.opening: Opening | None = Opening(takeover, receive, send, is_accepted, subprotocol)
+        self.host = takeover.host
+        self.settings = settings
+        self.pings = pings
+        self.state = State.OPENING
+        self.is_direct = False
+        self.is_paused = False
+        self.stalled_bytes: int | None = None
+        self.late_pong: bytes | None = None
+        self.queue: deque[Frames] | None = None
+        self.queued_bytes = 0
+        self.inbox: deque[Event] | None = None
+        self.work: asyncio.Task[None] | None = None
+        self.context: contextvars.Context | None = None
+        self.deflate: Deflate | None = None
+        self.give_up: asyncio.TimerHandle | None = None
+        self.unheard_since: int | None = None
+        self.ping_slot = -1
+        self.idle_pings = 0
+
+    # The connection's side
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the loop takes bytes for the peer."""
+        return not self.is_paused and not self.queue
+
+    def write(self, frames: Frames) -> bool:
+        """Take messages for the peer; false when too many bytes would wait.
+
+        A tick that finds nothing waiting is always taken: a peer is slow only when it has not
+        read what earlier ticks gave it.
+        """
+        if self.is_direct:
+            self.transport.write(frames.wire or encode_wire(frames))
+            return True
+        return self._write_slowly(frames)
+
+    def close(self, disconnect: Disconnect, *, notice: str | None = None) -> None:
+        """Send what waits, then ``notice``, then the close frame; idempotent."""
+        if self.opening is not None:
+            if self.opening.closing is None:
+                self.opening.closing = (disconnect, notice)
+            return
+        if self.state is not State.OPEN:
+            return
+        if disconnect.code != DisconnectCode.SLOW:
+            # Of a slow peer's what waits is why it is cut, and the log has it.
+            self._write_queue()
+            if notice is not None:
+                self.transport.write(self._wire(Frames.from_text(notice)))
+        self._send_close(disconnect.code, disconnect.reason)
+
+    # The endpoint's side
+
+    async def run(self, receiver: Receiver) -> None:
+        """Complete the handshake and take the socket over; returns at once then.
+
+        ``receiver.receive_eof`` is called once, last, whatever happens.
+        """
+        opening = self.opening
+        assert opening is not None
+        self.receiver = receiver
+        taken: TakenSocket | None = None
+        try:
+            if await self._accept(opening):
+                taken = opening.takeover.take_over(self)
+        finally:
+            self.opening = None
+            if taken is None:
+                self.state = State.ENDED
+                self.queue = None
+                await _finish(receiver.receive_eof())
+        if taken is not None:
+            self.context = contextvars.copy_context()
+            self._begin(taken, opening)
+
+    async def _accept(self, opening: Opening) -> bool:
+        """Answer the handshake; false when the peer is gone already."""
+        if opening.is_accepted:
+            return True
+        opening.takeover.offer_compression(is_offered=self.settings.compression)
+        if (await opening.receive())["type"] != "websocket.connect":
+            return False
+        try:
+            await opening.send({"type": "websocket.accept", "subprotocol": opening.subprotocol})
+        except OSError as error:
+            logger.debug("the peer left during the handshake: %r", error)
+            return False
+        return True
+
+    def _begin(self, taken: TakenSocket, opening: Opening) -> None:
+        """Serve the socket from now on."""
+        self.transport, self.reader = taken.transport, taken.reader
+        # What was negotiated before we were asked is understood, and not used.
+        self.deflate = taken.deflate if self.settings.compression else None
+        self.reader.message_bytes_max = self.settings.message_bytes_max
+        _set_user_timeout(self.transport, self.settings.tcp_user_timeout_seconds)
+        self.state = State.OPEN
+        self.is_paused = taken.is_paused
+        self.pings.add(self)
+        has_waited = bool(self.queue)
+        self._write_queue(until_paused=True)
+        self.is_direct = self.deflate is None and not self.is_paused
+        if opening.closing is not None:
+            disconnect, notice = opening.closing
+            self.close(disconnect, notice=notice)
+            return
+        self._handle(self.receiver.receive_open())
+        if has_waited and self.is_writable:
+            self.receiver.receive_writable()
+        for event in taken.events:
+            self._receive(self._bound(event))
+
+    def _bound(self, event: Event) -> Event:
+        """Apply our bound to a message that the server took by its own."""
+        if isinstance(event, str | bytes):
+            size = len(event.encode()) if isinstance(event, str) else len(event)
+            limit = self.settings.message_bytes_max
+            if size > limit:
+                reason = f"message is longer than {limit} bytes"
+                return Failure(DisconnectCode.MESSAGE_TOO_BIG, reason)
+        return event
+
+    # The loop's side
+
+    def data_received(self, data: bytes) -> None:
+        """Read what came, and handle it here and now."""
+        self.unheard_since = None
+        for event in self.reader.receive_data(data):
+            self._receive(event)
+
+    def eof_received(self) -> bool:
+        """Have the loop close a link whose peer sends nothing more."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the peer; a handler that runs may finish."""
+        self.state = State.LOST
+        self.is_direct = False
+        self.queue = None
+        self.pings.remove(self)
+        self.host.connections.discard(self)
+        if self.give_up is not None:
+            self.give_up.cancel()
+            self.give_up = None
+        if self.work is None:
+            self._end()
+
+    def pause_writing(self) -> None:
+        """Queue what is written from now on."""
+        self.is_paused = True
+        self.is_direct = False
+
+    def resume_writing(self) -> None:
+        """Write what waits, and go on without a queue when the loop took it all."""
+        self.is_paused = False
+        self.stalled_bytes = None
+        if self.late_pong is not None and self.state is State.OPEN:
+            self.transport.write(encode_frame(Opcode.PONG, self.late_pong))
+        self.late_pong = None
+        self._write_queue(until_paused=True)
+        if not self.is_paused and self.state is State.OPEN:
+            self.is_direct = self.deflate is None
+            self.receiver.receive_writable()
+
+    def shutdown(self) -> None:
+        """Close within the drain's window; called by the server when it stops."""
+        self.host.plan_drain(self._drain)
+
+    # The ring's side
+
+    def send_ping(self) -> None:
+        """Ping the peer, or cut it when it took nothing since the last time."""
+        if self.state is not State.OPEN:
+            return
+        if self.is_paused:
+            # A ping would wait behind the rest; who takes nothing in a whole interval is stuck.
+            self.unheard_since = None
+            waiting = self.transport.get_write_buffer_size()
+            if self.stalled_bytes is not None and waiting >= self.stalled_bytes:
+                self.receiver.close(Disconnect(DisconnectCode.SLOW, "slow consumer"))
+            self.stalled_bytes = waiting
+            return
+        limit = self.settings.idle_timeout_seconds
+        if limit and self.idle_pings * self.settings.ping_interval_seconds >= limit:
+            reason = f"no message for {limit:g} seconds"
+            self.receiver.close(Disconnect(DisconnectCode.IDLE, reason))
+            return
+        self.idle_pings += 1
+        self.transport.write(PING_FRAME)
+
+    def handle_silence(self) -> None:
+        """Drop a peer that did not answer: nobody would read a close frame."""
+        if not self.transport.is_reading() and not self.transport.is_closing():
+            # Its pong may lie behind the messages that wait for a handler.
+            self.unheard_since = None
+            return
+        logger.debug("a peer did not answer a ping, dropping it")
+        self.transport.abort()
+
+    # Input
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a handler runs."""
+        return self.work is not None
+
+    def _receive(self, event: Event) -> None:
+        """Take what the peer sent: pings now, the rest in its turn."""
+        if isinstance(event, Ping):
+            if self.is_paused:
+                # RFC 6455 5.5.3: of several pings only the newest must be answered.
+                self.late_pong = event.data
+            elif self.state is State.OPEN:
+                self.transport.write(encode_frame(Opcode.PONG, event.data))
+        elif self.work is not None and self.state in IN_TURN:
+            self._keep(event)
+        elif self.context is not None:
+            self._handle(self.context.run(self._take, event))
+
+    def _take(self, event: Event) -> Awaitable[None] | None:
+        """Hand a message to the receiver, or end the link; returns what has to be waited for."""
+        if isinstance(event, str | bytes):
+            self.idle_pings = 0
+            if self.state not in IN_TURN:
+                return None
+            if isinstance(event, str):
+                return self.receiver.receive_text(event)
+            return self.receiver.receive_bytes(event)
+        if isinstance(event, Failure):
+            self._fail(event)
+        elif isinstance(event, Close):
+            self._receive_close(event)
+        return None
+
+    def _keep(self, event: Event) -> None:
+        """Have a message wait behind a handler; past a bound the peer is not read any more."""
+        if self.inbox is None:
+            self.inbox = deque()
+        self.inbox.append(event)
+        size = sum(len(event) for event in self.inbox if isinstance(event, str | bytes))
+        if len(self.inbox) >= INBOX_MESSAGES_MAX or size >= INBOX_BYTES_MAX:
+            self.transport.pause_reading()
+
+    def _fail(self, failure: Failure) -> None:
+        """End the link for what the peer did wrong.
+
+        Closing the socket at once would reset it while the peer still sends, and take the close
+        frame from it. So what comes is read and dropped until the peer is quiet.
+        """
+        if self.state is State.LOST:
+            return
+        if failure.code == DisconnectCode.MESSAGE_TOO_BIG and self.state is State.OPEN:
+            # The receiver's own words: it is a limit of ours, not a mistake in the frames.
+            self.receiver.close(Disconnect(failure.code, failure.reason))
+        elif self.state is State.OPEN:
+            self._send_close(failure.code, failure.reason)
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close when nothing came for a moment; ``give_up`` bounds how often that is asked."""
+        if self.state is not State.CLOSING:
+            return
+        if self.unheard_since == QUIET:
+            self.transport.close()
+        else:
+            self.unheard_since = QUIET
+            asyncio.get_running_loop().call_later(LINGER_SECONDS, self._linger)
+
+    def _receive_close(self, close: Close) -> None:
+        """Answer the peer's close frame, or take it as the answer to ours."""
+        if self.state is State.LOST:
+            return
+        if self.state is State.OPEN:
+            self._send_close(close.code, "")
+        self.state = State.CLOSED
+        self.transport.close()
+
+    def _handle(self, waiting: Awaitable[None] | None) -> None:
+        """Wait for what a receiver could not do at once, in a task that ends with it."""
+        if waiting is not None:
+            self._start(self._run(waiting))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run work in the endpoint's context; from Python 3.12 on its first step runs here."""
+        loop = asyncio.get_running_loop()
+        if sys.version_info >= (3, 12):
+            task = asyncio.Task(work, loop=loop, context=self.context, eager_start=True)
+            if task.done():
+                self._finish_work(task)
+                return
+        else:
+            task = loop.create_task(work, context=self.context)
+        self.work = task
+        self.host.tasks.add(task)
+        task.add_done_callback(self._finish_work)
+
+    async def _run(self, waiting: Awaitable[None]) -> None:
+        """Wait for a handler, then for those of the messages that came meanwhile."""
+        try:
+            await waiting
+            while self.inbox:
+                await _finish(self._take(self.inbox.popleft()))
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Not we were cancelled, but what the handler waited for.
+            raise RuntimeError("a handler waited for what was cancelled") from error
+
+    def _finish_work(self, task: asyncio.Task[None]) -> None:
+        """Go on without a task; what came while it ended is handled now."""
+        self.work = None
+        self.host.tasks.discard(task)
+        if task.cancelled():
+            # The server's deadline for handlers has passed.
+            self.inbox = None
+            self.transport.abort()
+        elif (error := task.exception()) is not None:
+            logger.error("serving a connection failed", exc_info=error)
+            self.receiver.close(Disconnect(DisconnectCode.INTERNAL_ERROR, "internal error"))
+        # Handling one may end at once, and come here again before this goes on.
+        while self.inbox and not self.is_busy:
+            self._receive(self.inbox.popleft())
+        if self.is_busy:
+            return
+        if self.inbox is not None and self.state is State.OPEN:
+            self.transport.resume_reading()
+        self.inbox = None
+        if self.state is State.LOST:
+            self._end()
+        elif self.state is State.ENDED:
+            self._forget()
+
+    # The end
+
+    def _end(self) -> None:
+        """Tell the receiver that the peer is gone."""
+        self.state = State.ENDED
+        self._handle(self.receiver.receive_eof())
+        if self.work is None:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Let go of the receiver: it holds us, and only a collection would find the two."""
+        if hasattr(self, "receiver"):
+            del self.receiver
+        self.context = None
+
+    def _drain(self) -> None:
+        """Close because the process stops."""
+        if self.state is not State.OPEN:
+            return
+        self.receiver.receive_shutdown()
+        if self.give_up is not None:
+            self.give_up.cancel()
+            loop = asyncio.get_running_loop()
+            self.give_up = loop.call_later(self.host.drain_timeout_seconds, self._give_up)
+
+    def _send_close(self, code: int, reason: str) -> None:
+        """Send the close frame; the peer has ``close_timeout_seconds`` to answer it."""
+        self.state = State.CLOSING
+        self.is_direct = False
+        self.queue = self.inbox = None
+        self.transport.write(encode_close(code, reason))
+        self.transport.resume_reading()
+        loop = asyncio.get_running_loop()
+        self.give_up = loop.call_later(self.settings.close_timeout_seconds, self._give_up)
+
+    def _give_up(self) -> None:
+        """Drop a peer that did not end the link in time."""
+        logger.info("a peer did not close in time, aborting the link")
+        self.transport.abort()
+
+    # Output
+
+    def _write_slowly(self, frames: Frames) -> bool:
+        """Write while the link is opening, paused, compressed or over."""
+        if self.state is State.OPEN and not self.is_paused:
+            self.transport.write(self._wire(frames))
+            return True
+        if self.state not in {State.OPENING, State.OPEN}:
+            return True
+        waiting = self.queued_bytes + frames.byte_count + MESSAGE_BYTES * len(frames.messages)
+        if self.queue is None:
+            self.queue, self.queued_bytes = deque(), 0
+        elif self.queue and waiting > self.settings.send_queue_bytes_max:
+            return False
+        self.queue.append(frames)
+        self.queued_bytes = waiting
+        return True
+
+    def _write_queue(self, *, until_paused: bool = False) -> None:
+        """Hand the loop what waits."""
+        queue = self.queue
+        while queue and not (until_paused and self.is_paused):
+            frames = queue.popleft()
+            self.queued_bytes -= frames.byte_count + MESSAGE_BYTES * len(frames.messages)
+            self.transport.write(self._wire(frames))
+        if not queue:
+            self.queue, self.queued_bytes = None, 0
+
+    def _wire(self, frames: Frames) -> bytes:
+        """Encode frames as this peer reads them; others that read the same share the bytes."""
+        if self.deflate is None:
+            return frames.wire or encode_wire(frames)
+        bits = self.deflate.server_window_bits
+        return deflate_wire(frames, bits, self.settings.compression_bytes_min)
+
+
+def _set_user_timeout(transport: asyncio.Transport, seconds: float) -> None:
+    """Have the kernel drop a peer that acknowledges nothing; Linux only, and TCP only."""
+    link = transport.get_extra_info("socket")
+    if link is not None and hasattr(socket, "TCP_USER_TIMEOUT") and link.family != socket.AF_UNIX:
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+
+
+async def _finish(work: Awaitable[None] | None) -> None:
+    """Wait for what a receiver could not do at once."""
+    if work is not None:
+        await work
