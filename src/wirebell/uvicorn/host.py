@@ -33,7 +33,7 @@ DEADLINE_SHARE = 0.5
 
 
 class ServerHost:
-    """A `wirebell.transports.engine_websocket.Host`: one uvicorn server.
+    """A `wirebell.takeover.Host`: one uvicorn server.
 
     Mutable state: the ring of pings of sockets that their endpoint keeps, and the running drain.
 

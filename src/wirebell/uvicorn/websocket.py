@@ -56,7 +56,6 @@ logger = logging.getLogger("uvicorn.error")
 
 Message = MutableMapping[str, Any]  # of ASGI: a dictionary of its specification
 
-NO_STATUS = 1005
 ABNORMAL = 1006
 SHUTTING_DOWN = "the server is shutting down"
 # As uvicorn's own classes: time for the peer to answer a close frame.
@@ -529,7 +528,7 @@ class WebSocketProtocol(asyncio.Protocol):
             timeout = self.host.drain_timeout_seconds
             self._send_close(DisconnectCode.SERVICE_RESTART, "", timeout)
 
-    # The extension `wirebell.transports.engine_websocket.Takeover`
+    # The extension `wirebell.takeover.Takeover`
 
     def offer_compression(self, *, is_offered: bool) -> None:
         """Say whether permessage-deflate may be negotiated; before the socket is accepted."""
