@@ -251,11 +251,6 @@ class Hub:
 
     # The tick
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing waits for the end of the tick."""
-        return not self.pending and not self.replies
-
     def enqueue(self, channel: str, item: ChannelItem) -> None:
         """Keep an item for the end of the tick; one of a channel without subscribers is left out.
 

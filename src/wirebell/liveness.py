@@ -3,8 +3,8 @@
 Strategy: peers stand in slots around a ring; each step pings one slot and looks again at the one
 that was pinged a time-out ago. A new peer goes to the emptiest slot of the interval's second half,
 so that a storm of connections is no storm of pings and nobody is pinged who has just come. One
-timer serves all. Pure: it calls its peers and
-nothing else of the world; whoever owns the clock calls `step`.
+timer serves all. Pure: it calls its peers and nothing else of the world; whoever owns the clock
+asks `start` and then `plan` when to call `step`.
 
 Invariant: a peer stands in one slot or in none.
 """
@@ -41,7 +41,7 @@ class Peer(Protocol):
 class PingRing:
     """Peers in slots.
 
-    Mutable state: the slots, and the number of the step.
+    Mutable state: the slots, the number of the step, and when the next one is due.
 
     Args:
         interval_seconds: Time between two pings of one peer, above 0.
@@ -62,6 +62,29 @@ class PingRing:
         self.timeout_steps = math.ceil(timeout_seconds / self.step_seconds)
         self.slots: list[dict[Peer, None]] = [{} for _ in range(slot_count)]
         self.number = 0
+        self.due_at = 0.0
+
+    def start(self, now: float) -> float:
+        """Begin to count time; returns when the first step is due, in seconds of ``now``'s clock.
+
+        Args:
+            now: Monotonic seconds.
+        """
+        self.due_at = now
+        return self.plan(now)
+
+    def plan(self, now: float) -> float:
+        """Return when the step after this one is due; to be asked once for each step.
+
+        Steps that come late do not add up: the next is due a step after this one was. After a
+        stall it is due at once, and no missed step is made up for, since time-outs are counted
+        in steps.
+
+        Args:
+            now: Monotonic seconds.
+        """
+        self.due_at = max(self.due_at + self.step_seconds, now)
+        return self.due_at
 
     def add(self, peer: Peer) -> None:
         """Begin to ping a peer that stands nowhere; first after half an interval to a whole one."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from wirebell.admission import Limit
 from wirebell.model import Overflow
 from wirebell.node import Node
 from wirebell.transports.process import PROCESS
@@ -43,11 +44,6 @@ class NodeCollector:
             yield GaugeMetricFamily(name, text, value=value)
         counters = (
             ("wirebell_connects", "Connections admitted.", statistics.connected_count),
-            (
-                "wirebell_refusals",
-                "Connections that a limit or their Origin refused.",
-                statistics.refused_count,
-            ),
             ("wirebell_publications", "Published by this node.", statistics.published_count),
             ("wirebell_items", "Received from the broker.", statistics.received_count),
             ("wirebell_deliveries", "Given to subscribers.", node.hub.delivered_count),
@@ -59,6 +55,14 @@ class NodeCollector:
         )
         for name, text, value in counters:
             yield CounterMetricFamily(name, text, value=value)
+        refusals = CounterMetricFamily(
+            "wirebell_refusals",
+            "Connections that a limit or their Origin refused, by which.",
+            labels=["limit"],
+        )
+        for limit in Limit:
+            refusals.add_metric([limit.value], statistics.refused_counts[limit])
+        yield refusals
         disconnects = CounterMetricFamily(
             "wirebell_disconnects", "Connections closed by us, by close code.", labels=["code"]
         )
@@ -95,6 +99,7 @@ def collect_process() -> Iterator[Metric]:
             PROCESS.descriptors_refused_count,
         ),
         ("wirebell_drains", "Connections told to come back elsewhere.", PROCESS.drained_count),
+        ("wirebell_aborts", "Connections cut: they did not end in time.", PROCESS.aborted_count),
     )
     for name, text, value in counters:
         yield CounterMetricFamily(name, text, value=value)

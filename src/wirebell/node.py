@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from wirebell.admission import Admission
+from wirebell.admission import Admission, Limit, Refusal
 from wirebell.connection import Connection
 from wirebell.deadlines import Deadline, DeadlineWheel
 from wirebell.errors import (
@@ -57,7 +57,7 @@ class NodeStatistics:
 
     Attributes:
         connected_count: Connections admitted.
-        refused_count: Connections that a limit or their Origin refused.
+        refused_counts: Limit → connections that it refused.
         disconnect_counts: Close code → connections that we closed with it.
         published_count: Publications that this node's callers published.
         received_count: Items that the broker handed to this node.
@@ -65,7 +65,7 @@ class NodeStatistics:
     """
 
     connected_count: int = 0
-    refused_count: int = 0
+    refused_counts: Counter[Limit] = field(default_factory=Counter)
     disconnect_counts: Counter[int] = field(default_factory=Counter)
     published_count: int = 0
     received_count: int = 0
@@ -126,7 +126,6 @@ class Node:
         self.broker_changes: dict[str, asyncio.Task[None]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         self.is_flush_planned = False
-        self.next_ping_at = 0.0
 
     # Life
 
@@ -139,8 +138,8 @@ class Node:
         self.loop = asyncio.get_running_loop()
         await self.broker.start(self)
         self.schedule(self.settings.presence_refresh_seconds, self._refresh_presence)
-        self.next_ping_at = self.loop.time()
-        self._plan_ping()
+        now = self.loop.time()
+        self.schedule(self.pings.start(now) - now, self._ping)
 
     async def aclose(self) -> None:
         """Close what is connected, finish what was begun, stop the broker; idempotent."""
@@ -167,10 +166,7 @@ class Node:
         Raises:
             LimitExceeded: A limit of how many was reached.
         """
-        refusal = self.admission.admit(address, self._loop().time())
-        if refusal is not None:
-            self.statistics.refused_count += 1
-            raise LimitExceeded(refusal)
+        self._check_refusal(self.admission.admit(address, self._loop().time()))
         connection = Connection(str(uuid.uuid4()), address, encoding, transport)
         self.connections[connection.client_id] = connection
         self.statistics.connected_count += 1
@@ -185,10 +181,7 @@ class Node:
         assert not connection.user_id
         if not user_id or connection.is_closed:
             return
-        refusal = self.admission.admit_user(user_id)
-        if refusal is not None:
-            self.statistics.refused_count += 1
-            raise LimitExceeded(refusal)
+        self._check_refusal(self.admission.admit_user(user_id))
         connection.user_id = user_id
 
     def close(
@@ -406,6 +399,12 @@ class Node:
 
     # Inside
 
+    def _check_refusal(self, refusal: Refusal | None) -> None:
+        """Count a refusal, and tell it."""
+        if refusal is not None:
+            self.statistics.refused_counts[refusal.limit] += 1
+            raise LimitExceeded(refusal.reason)
+
     def _loop(self) -> asyncio.AbstractEventLoop:
         """Return the loop, or say that the node does not run."""
         if self.loop is None:
@@ -512,15 +511,10 @@ class Node:
         await self.presence_store.remove(channel, info.client_id)
         await self.broker.publish_membership(channel, Membership(info, joined=False))
 
-    def _plan_ping(self) -> None:
-        """Have the ring go on in time; after a stall not faster, since it counts time in steps."""
-        now = self._loop().time()
-        self.next_ping_at = max(self.next_ping_at + self.pings.step_seconds, now)
-        self.schedule(self.next_ping_at - now, self._ping)
-
     def _ping(self) -> None:
         """Ping those whose turn it is."""
-        self._plan_ping()
+        now = self._loop().time()
+        self.schedule(self.pings.plan(now) - now, self._ping)
         self.pings.step()
 
     def _refresh_presence(self) -> None:

@@ -5,11 +5,13 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar, overload
 
 from fastapi import FastAPI
 from starlette.websockets import WebSocket, WebSocketState
 
+from wirebell.admission import Limit
 from wirebell.auth import is_origin_allowed
 from wirebell.brokers import create_broker
 from wirebell.channels import Channel, ChannelRegistry, encode_payload
@@ -48,6 +50,7 @@ from wirebell.transports.plain import (
     disconnect_for,
     notice,
 )
+from wirebell.transports.process import abort_late
 from wirebell.transports.unidirectional import UnidirectionalReceiver
 
 __all__ = ("Realtime",)
@@ -404,13 +407,15 @@ class Realtime:
     async def _check_origin(self, websocket: WebSocket, subprotocol: str | None) -> bool:
         """Refuse the page of a foreign Origin; true when the socket may go on."""
         origin = websocket.headers.get("origin")
+        if origin is None:
+            return True
         host = websocket.headers.get("host")
         scheme = websocket.scope.get("scheme", "ws")
         if is_origin_allowed(origin, host, scheme, self.settings.allowed_origins):
             return True
         reason = f"origin {origin!r:.80} is not allowed; set WIREBELL_ALLOWED_ORIGINS"
         if self.running is not None:
-            self.running.statistics.refused_count += 1
+            self.running.statistics.refused_counts[Limit.ORIGIN] += 1
         logger.warning("refused a socket to host %r: %s", host, reason)
         if websocket.application_state is WebSocketState.CONNECTED:
             disconnect = Disconnect(
@@ -491,5 +496,5 @@ def _find_abort(websocket: WebSocket) -> Callable[[], None] | None:
     and there the kernel's time-out has to do.
     """
     server = getattr(websocket._receive, "__self__", None)
-    abort = getattr(getattr(server, "transport", None), "abort", None)
-    return abort if callable(abort) else None
+    transport: Any = getattr(server, "transport", None)
+    return partial(abort_late, transport) if callable(getattr(transport, "abort", None)) else None

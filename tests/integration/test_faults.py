@@ -86,6 +86,58 @@ async def read_numbers(ws: Raw, count: int) -> str:
     return "".join([(await ws.read_text())[0] for _ in range(count)])
 
 
+ENDINGS = {"text": b"not taken here", "close": (1000).to_bytes(2, "big")}
+"""Opcode → payload of a frame after which a socket that takes no messages ends."""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("kind", "opcode"),
+    [
+        (kind, opcode)
+        for kind in servers.STOCK_KINDS
+        for opcode in ENDINGS
+        # Reports a peer's close frame only when its own time for the link is over, 20 s later.
+        if (kind, opcode) != ("uvicorn-websockets", "close")
+    ],
+)
+async def test_a_reader_that_uvicorn_did_not_pause_is_cut(kind: str, opcode: str) -> None:
+    """Who ends with less in uvicorn's hands than makes it wait is gone in time, whoever began."""
+    env = {"WIREBELL_CLOSE_TIMEOUT_SECONDS": "0.5"}
+    with servers.serve(APP, kind, env=env, path="/realtime/health") as server:
+        async with (
+            http(server) as client,
+            raw(server, "/listen/x", receive_buffer_bytes=4_096) as ws,
+        ):
+            port = ws.writer.get_extra_info("sockname")[1]
+            ws.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await client.post("/burst/x", params={"count": 75, "size": 20_000})
+            seen = [-1, count_unsent_bytes(server, port)]
+            # Until the kernel takes no more; that is below the 64 KiB from which on uvicorn waits.
+            while seen[-1] > seen[-2]:
+                await client.post("/burst/x", params={"count": 1, "size": 20_000})
+                seen.append(count_unsent_bytes(server, port))
+            ws.send(ws.frame(OPCODES[opcode], ENDINGS[opcode]))
+
+            async def is_gone() -> bool:
+                return str(port) not in (await client.get("/sockets")).json()
+
+            await eventually(is_gone, "the link is dropped")
+            left_count = await open_connections(client)
+
+    assert 0 == left_count
+
+
+def count_unsent_bytes(server: Server, port: int) -> int:
+    """Return what the server's kernel holds for the peer at ``port``, as Linux tells it."""
+    with open("/proc/net/tcp") as table:
+        for line in table:
+            words = line.split()
+            if words[1].endswith(f":{server.port:04X}") and words[2].endswith(f":{port:04X}"):
+                return int(words[4].split(":")[0], 16)
+    raise AssertionError(f"no link from port {port}")
+
+
 @pytest.mark.anyio
 async def test_a_flood_of_garbage_harms_nobody() -> None:
     """Random bytes as requests, as frames and as half handshakes: nothing is left of them."""

@@ -127,6 +127,19 @@ def test_pings_are_spread(interval: float, count: int, earlier: int) -> None:
     assert math.ceil(count / half) == most
 
 
+@settings(max_examples=100, deadline=None)
+@given(interval=SECONDS, shares=st.lists(st.floats(0.0, 0.99), max_size=200))
+def test_steps_do_not_drift(interval: float, shares: list[float]) -> None:
+    """However late each step comes, within its own time, the last is due where it should be."""
+    ring = PingRing(interval, 1.0)
+    due_at = ring.start(1_000.0)
+    for share in shares:
+        due_at = ring.plan(due_at + share * ring.step_seconds)
+
+    expected = 1_000.0 + (len(shares) + 1) * ring.step_seconds
+    assert abs(expected - due_at) < 1e-6
+
+
 @settings(max_examples=60, deadline=None)
 @given(arrivals=st.lists(st.integers(0, 3), min_size=1, max_size=200))
 def test_whoever_comes_when(arrivals: list[int]) -> None:

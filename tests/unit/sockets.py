@@ -214,10 +214,16 @@ class FakeHost:
         self.connections: set[Any] = set()
         self.drains: list[Callable[[], None]] = []
         self.drain_timeout_seconds = 5.0
+        self.abort_count = 0
 
     def plan_drain(self, close: Callable[[], None]) -> None:
         """Keep it."""
         self.drains.append(close)
+
+    def abort(self, transport: asyncio.Transport) -> None:
+        """Cut a link, and count it."""
+        self.abort_count += 1
+        transport.abort()
 
 
 class FakeTakeover:
@@ -235,6 +241,7 @@ class FakeTakeover:
         self.sent: list[dict[str, Any]] = []
         self.failure: Exception | None = None
         self.is_gone = False
+        self.late_pong: bytes | None = None
         # What happens while the server answers the handshake.
         self.meanwhile: Callable[[], None] = lambda: None
 
@@ -260,5 +267,10 @@ class FakeTakeover:
         self.socket.protocol = successor
         self.server.connections.add(successor)
         return TakenSocket(
-            self.socket, self.reader, self.deflate, self.events, self.socket.is_paused
+            self.socket,
+            self.reader,
+            self.deflate,
+            self.events,
+            self.socket.is_paused,
+            self.late_pong,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wirebell.admission import Admission
+from wirebell.admission import Admission, Limit, Refusal
 from wirebell.settings import Settings
 
 
@@ -24,7 +24,8 @@ def test_connections_max() -> None:
     admission = Admission(Settings(connections_max=1))
 
     assert admission.admit("a", 0.0) is None
-    assert admission.admit("b", 0.0) == "connection limit of 1 reached, try again later"
+    reason = "connection limit of 1 reached, try again later"
+    assert admission.admit("b", 0.0) == Refusal(Limit.CONNECTIONS, reason)
     admission.release("a")
     assert admission.admit("b", 0.0) is None
 
@@ -35,7 +36,8 @@ def test_per_address() -> None:
 
     assert admission.admit("a", 0.0) is None
     refusal = admission.admit("a", 0.0)
-    assert refusal == "limit of 1 connections per address reached, try again later"
+    reason = "limit of 1 connections per address reached, try again later"
+    assert refusal == Refusal(Limit.ADDRESS, reason)
     assert [None, None, None] == [admission.admit(name, 0.0) for name in ("b", "", "")]
 
 
@@ -45,7 +47,8 @@ def test_per_second() -> None:
 
     assert admission.admit("a", 7.0) is None
     refusal = admission.admit("a", 7.9)
-    assert refusal == "limit of 1 new connections per second reached, try again later"
+    reason = "limit of 1 new connections per second reached, try again later"
+    assert refusal == Refusal(Limit.RATE, reason)
     assert admission.admit("a", 8.0) is None
 
 
@@ -67,7 +70,8 @@ def test_per_user() -> None:
 
     assert [None, None] == [admission.admit_user("ann"), admission.admit_user("ann")]
     refusal = admission.admit_user("ann")
-    assert refusal == "limit of 2 connections per user reached, try again later"
+    reason = "limit of 2 connections per user reached, try again later"
+    assert refusal == Refusal(Limit.USER, reason)
     admission.release_user("ann")
     assert admission.admit_user("ann") is None
 

@@ -115,6 +115,33 @@ def test_peers_that_come_one_by_one_stand_apart() -> None:
     assert max(len(slot) for slot in ring.slots) <= 20
 
 
+def test_plan() -> None:
+    """Each step is due a step after the one before was, however late that one came."""
+    ring = PingRing(5.0, 1.0)
+
+    due = [ring.start(100.0), ring.plan(100.05), ring.plan(100.149), ring.plan(100.15)]
+
+    assert [pytest.approx(at) for at in (100.05, 100.1, 100.15, 100.2)] == due
+
+
+def test_plan_after_a_stall() -> None:
+    """After a stall the next step is due at once, and those that were missed are left out."""
+    ring = PingRing(5.0, 1.0)
+    ring.start(100.0)
+
+    due = [ring.plan(107.0), ring.plan(107.0)]
+
+    assert [107.0, pytest.approx(107.05)] == due
+
+
+def test_start_again() -> None:
+    """A ring that stood still begins to count anew."""
+    ring = PingRing(5.0, 1.0)
+    ring.start(100.0)
+
+    assert pytest.approx(200.05) == ring.start(200.0)
+
+
 def test_added_twice() -> None:
     """Adding a peer that stands somewhere is a bug, and is found."""
     ring = PingRing(1.0, 1.0)

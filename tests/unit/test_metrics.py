@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from tests.unit.fakes import FakeSubscriber, FakeTransport
+from wirebell.admission import Limit
 from wirebell.brokers import create_broker
 from wirebell.connection import Connection
 from wirebell.errors import DisconnectCode
@@ -45,7 +46,11 @@ def test_idle_node() -> None:
         "wirebell_channels_count 0.0",
         "wirebell_subscriptions_count 0.0",
         "wirebell_connects_total 0.0",
-        "wirebell_refusals_total 0.0",
+        'wirebell_refusals_total{limit="connections"} 0.0',
+        'wirebell_refusals_total{limit="address"} 0.0',
+        'wirebell_refusals_total{limit="user"} 0.0',
+        'wirebell_refusals_total{limit="rate"} 0.0',
+        'wirebell_refusals_total{limit="origin"} 0.0',
         "wirebell_publications_total 0.0",
         "wirebell_items_total 0.0",
         "wirebell_deliveries_total 0.0",
@@ -56,6 +61,7 @@ def test_idle_node() -> None:
         "wirebell_accept_pauses_total 0.0",
         "wirebell_descriptor_refusals_total 0.0",
         "wirebell_drains_total 0.0",
+        "wirebell_aborts_total 0.0",
     } == lines_of(create_node())
 
 
@@ -70,9 +76,13 @@ def test_counted() -> None:
     node.statistics.published_count = 4
     node.statistics.disconnect_counts[DisconnectCode.SLOW] += 2
     node.statistics.disconnect_counts[1000] += 1
+    node.statistics.refused_counts[Limit.RATE] += 6
+    node.statistics.refused_counts[Limit.ORIGIN] += 1
+    node.statistics.refused_counts[Limit.ORIGIN] += 1
     node.hub.dropped_counts[Overflow.DROP_OLDEST] += 3
     PROCESS.is_accepting = False
     PROCESS.drained_count = 7
+    PROCESS.aborted_count = 8
 
     assert {
         "wirebell_connections_count 1.0",
@@ -80,9 +90,12 @@ def test_counted() -> None:
         "wirebell_subscriptions_count 2.0",
         "wirebell_publications_total 4.0",
         "wirebell_deliveries_total 5.0",
+        'wirebell_refusals_total{limit="rate"} 6.0',
+        'wirebell_refusals_total{limit="origin"} 2.0',
         'wirebell_disconnects_total{code="3008"} 2.0',
         'wirebell_disconnects_total{code="1000"} 1.0',
         'wirebell_drops_total{overflow="drop_oldest"} 3.0',
         "wirebell_accepting_count 0.0",
         "wirebell_drains_total 7.0",
+        "wirebell_aborts_total 8.0",
     } <= lines_of(node)

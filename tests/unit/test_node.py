@@ -10,6 +10,7 @@ import pytest
 from tests.unit.clocks import pass_time, turns
 from tests.unit.fakes import FakeTransport
 from tests.unit.nodes import Rig, running
+from wirebell.admission import Limit
 from wirebell.errors import (
     BadRequest,
     BrokerUnavailable,
@@ -62,7 +63,8 @@ async def test_connection_limit() -> None:
 
         with pytest.raises(LimitExceeded, match="connection limit of 1"):
             rig.connect()
-        assert (1, 1) == (len(rig.node.connections), rig.node.statistics.refused_count)
+        assert 1 == len(rig.node.connections)
+        assert {Limit.CONNECTIONS: 1} == rig.node.statistics.refused_counts
         rig.node.disconnect(connection)
         rig.connect()
         assert rig.node.statistics.connected_count == 2
@@ -80,6 +82,7 @@ async def test_user_limit() -> None:
         rig.connect()
         rig.node.disconnect(connection)
         rig.connect("ann")
+        assert {Limit.USER: 1} == rig.node.statistics.refused_counts
         assert {"ann": 1, "bob": 1} == rig.node.admission.by_user
 
 

@@ -81,7 +81,7 @@ async def test_writing_to_somebody_gone() -> None:
         await turns()
 
         assert ([], []) == (closing_transport.messages, gone_transport.messages)
-        assert rig.node.hub.is_idle
+        assert {} == rig.node.hub.replies
 
 
 async def test_leaving_before_the_end_of_the_tick() -> None:
@@ -163,7 +163,7 @@ async def test_publications_for_nobody_begin_no_tick() -> None:
 
         await rig.publish("b", "1")
 
-        assert (False, True) == (rig.node.is_flush_planned, rig.node.hub.is_idle)
+        assert (False, {}) == (rig.node.is_flush_planned, rig.node.hub.pending)
 
 
 async def test_dropping_for_a_slow_peer() -> None:

@@ -23,6 +23,7 @@ from wirebell import (
     Realtime,
     Settings,
 )
+from wirebell.transports.process import PROCESS
 
 pytestmark = pytest.mark.anyio
 
@@ -187,16 +188,25 @@ async def test_stuck_peer_is_aborted() -> None:
             self.aborts: list[str] = []
             self.transport = self
 
+        def get_write_buffer_size(self) -> int:
+            """Say that bytes wait."""
+            return 1
+
+        def is_closing(self) -> bool:
+            """Say that it was told to close."""
+            return True
+
         def abort(self) -> None:
             """Drop the link."""
             self.aborts.append("abort")
 
+    before = PROCESS.aborted_count
     async with running() as (rt, _):
         server = Server()
 
         await rt.refuse(socket_of(server), 4401, "sign in first")
 
-        assert ["abort"] == server.aborts
+        assert (["abort"], 1) == (server.aborts, PROCESS.aborted_count - before)
 
 
 async def test_presence_and_history() -> None:

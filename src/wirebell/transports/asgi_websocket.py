@@ -6,7 +6,8 @@ take at once stays in a queue that is bounded in bytes. Source: ASGI specificati
 section 2.4.
 
 Invariants: messages leave in the order of ``write``; after the close message nothing is sent;
-``run`` and ``refuse`` end within ``close_timeout_seconds`` of a ``close``, whatever the peer does.
+``run`` and ``refuse`` end within ``close_timeout_seconds`` of a ``close``, whatever the peer does,
+and where the server lets us the link is gone by then, too.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ class ASGIWebSocket:
         is_accepted: The endpoint has accepted the socket already.
         subprotocol: Named in the answer to the handshake.
         abort: Drops the link without a word, where the server can: the last resort against a
-            peer that takes nothing.
+            peer that takes nothing. Called also for a link that has closed since, at most once.
     """
 
     __slots__ = (
@@ -401,12 +402,28 @@ class ASGIWebSocket:
 
     def _stop(self) -> None:
         """Write nothing more."""
+        has_ended = self.state is State.CLOSED or self.disconnect is not None
         self.state = State.CLOSED
         self.queue.clear()
         if self.writer is not None:
             self.writer.cancel()
+        if has_ended and self.is_accepted and not self.has_given_up:
+            self._plan_abort()
         if self.give_up is not None:
             self.give_up.cancel()
+
+    def _plan_abort(self) -> None:
+        """Have the link dropped that has ended for us and may still hold what its peer never reads.
+
+        Uvicorn reports its end as soon as it has sent the close frame, and a transport that closes
+        waits for its buffer as long as the peer's system acknowledges anything: for ever. Not of
+        this object: only the transport is kept so long.
+        """
+        if self.abort is None:
+            return
+        loop = asyncio.get_running_loop()
+        at = loop.time() + self.settings.close_timeout_seconds
+        loop.call_at(at if self.give_up is None else self.give_up.when(), self.abort)
 
 
 async def _finish(work: Awaitable[None] | None) -> None:

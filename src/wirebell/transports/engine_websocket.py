@@ -28,17 +28,15 @@ from wirebell.interfaces import Receiver
 from wirebell.liveness import PingRing
 from wirebell.model import Frames
 from wirebell.settings import Settings
-from wirebell.takeover import LINGER_SECONDS, QUIET, Successor, TakenSocket, Takeover
+from wirebell.takeover import Host, LiveSocket, Successor, TakenSocket, Takeover
 from wirebell.websocket.deflate import Deflate
 from wirebell.websocket.frames import (
     Close,
     Event,
     Failure,
     FrameReader,
-    Opcode,
     Ping,
     encode_close,
-    encode_frame,
 )
 from wirebell.websocket.wire import deflate_wire, encode_wire
 
@@ -55,8 +53,6 @@ MESSAGE_BYTES = 64
 # Input that may wait behind a handler before the socket is not read any more.
 INBOX_MESSAGES_MAX = 32
 INBOX_BYTES_MAX = 65_536
-
-PING_FRAME = encode_frame(Opcode.PING, b"")
 
 
 class State(Enum):
@@ -92,7 +88,7 @@ class Opening:
     closing: tuple[Disconnect, str | None] | None = None
 
 
-class EngineWebSocket(Successor):
+class EngineWebSocket(LiveSocket[Host], Successor):
     """A `wirebell.interfaces.Transport` that is the protocol of its own socket.
 
     Mutable state: how far the link has come, and, only while there are any, queued frames, messages
@@ -111,16 +107,10 @@ class EngineWebSocket(Successor):
     __slots__ = (
         "context",
         "deflate",
-        "give_up",
-        "host",
         "idle_pings",
         "inbox",
         "is_direct",
-        "is_paused",
-        "late_pong",
         "opening",
-        "ping_slot",
-        "pings",
         "queue",
         "queued_bytes",
         "reader",
@@ -128,13 +118,10 @@ class EngineWebSocket(Successor):
         "settings",
         "stalled_bytes",
         "state",
-        "transport",
-        "unheard_since",
         "work",
     )
 
-    # Set by `run` and `_begin`; what is written before that goes to the queue.
-    transport: asyncio.Transport
+    # Set by `run` and `_begin`, as ``transport`` is; what is written before goes to the queue.
     receiver: Receiver
     reader: FrameReader
 
@@ -149,24 +136,18 @@ class EngineWebSocket(Successor):
         is_accepted: bool = False,
         subprotocol: str | None = None,
     ) -> None:
+        super().__init__(takeover.host, pings)
         self.opening: Opening | None = Opening(takeover, receive, send, is_accepted, subprotocol)
-        self.host = takeover.host
         self.settings = settings
-        self.pings = pings
         self.state = State.OPENING
         self.is_direct = False
-        self.is_paused = False
         self.stalled_bytes: int | None = None
-        self.late_pong: bytes | None = None
         self.queue: deque[Frames] | None = None
         self.queued_bytes = 0
         self.inbox: deque[Event] | None = None
         self.work: asyncio.Task[None] | None = None
         self.context: contextvars.Context | None = None
         self.deflate: Deflate | None = None
-        self.give_up: asyncio.TimerHandle | None = None
-        self.unheard_since: int | None = None
-        self.ping_slot = -1
         self.idle_pings = 0
 
     # The connection's side
@@ -248,8 +229,8 @@ class EngineWebSocket(Successor):
         self.reader.message_bytes_max = self.settings.message_bytes_max
         _set_user_timeout(self.transport, self.settings.tcp_user_timeout_seconds)
         self.state = State.OPEN
-        self.is_paused = taken.is_paused
-        self.pings.add(self)
+        self.is_paused, self.late_pong = taken.is_paused, taken.late_pong
+        self.start_pings()
         has_waited = bool(self.queue)
         self._write_queue(until_paused=True)
         self.is_direct = self.deflate is None and not self.is_paused
@@ -281,35 +262,24 @@ class EngineWebSocket(Successor):
         for event in self.reader.receive_data(data):
             self._receive(event)
 
-    def eof_received(self) -> bool:
-        """Have the loop close a link whose peer sends nothing more."""
-        return False
-
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the peer; a handler that runs may finish."""
+        super().connection_lost(exc)
         self.state = State.LOST
         self.is_direct = False
         self.queue = None
-        self.pings.remove(self)
-        self.host.connections.discard(self)
-        if self.give_up is not None:
-            self.give_up.cancel()
-            self.give_up = None
         if self.work is None:
             self._end()
 
     def pause_writing(self) -> None:
         """Queue what is written from now on."""
-        self.is_paused = True
+        super().pause_writing()
         self.is_direct = False
 
     def resume_writing(self) -> None:
         """Write what waits, and go on without a queue when the loop took it all."""
-        self.is_paused = False
         self.stalled_bytes = None
-        if self.late_pong is not None and self.state is State.OPEN:
-            self.transport.write(encode_frame(Opcode.PONG, self.late_pong))
-        self.late_pong = None
+        super().resume_writing()
         self._write_queue(until_paused=True)
         if not self.is_paused and self.state is State.OPEN:
             self.is_direct = self.deflate is None
@@ -321,32 +291,37 @@ class EngineWebSocket(Successor):
 
     # The ring's side
 
+    @property
+    def is_open(self) -> bool:
+        """Whether frames may be sent."""
+        return self.state is State.OPEN
+
     def send_ping(self) -> None:
-        """Ping the peer, or cut it when it took nothing since the last time."""
-        if self.state is not State.OPEN:
-            return
-        if self.is_paused:
-            # A ping would wait behind the rest; who takes nothing in a whole interval is stuck.
-            self.unheard_since = None
-            waiting = self.transport.get_write_buffer_size()
-            if self.stalled_bytes is not None and waiting >= self.stalled_bytes:
-                self.receiver.close(Disconnect(DisconnectCode.SLOW, "slow consumer"))
-            self.stalled_bytes = waiting
-            return
+        """Ping the peer, or cut it when it took nothing since the last time, or said nothing."""
+        if self.state is State.OPEN:
+            if self.is_paused:
+                self._check_stuck()
+            else:
+                self._check_idle()
+        super().send_ping()
+
+    def _check_stuck(self) -> None:
+        """Cut a peer that does not read; who takes nothing in a whole interval is stuck."""
+        waiting = self.transport.get_write_buffer_size()
+        if self.stalled_bytes is not None and waiting >= self.stalled_bytes:
+            self.receiver.close(Disconnect(DisconnectCode.SLOW, "slow consumer"))
+        self.stalled_bytes = waiting
+
+    def _check_idle(self) -> None:
+        """Close a peer that only answers pings, where that is limited."""
         limit = self.settings.idle_timeout_seconds
         if limit and self.idle_pings * self.settings.ping_interval_seconds >= limit:
             reason = f"no message for {limit:g} seconds"
             self.receiver.close(Disconnect(DisconnectCode.IDLE, reason))
-            return
         self.idle_pings += 1
-        self.transport.write(PING_FRAME)
 
-    def handle_silence(self) -> None:
+    def drop_silent(self) -> None:
         """Drop a peer that did not answer: nobody would read a close frame."""
-        if not self.transport.is_reading() and not self.transport.is_closing():
-            # Its pong may lie behind the messages that wait for a handler.
-            self.unheard_since = None
-            return
         logger.debug("a peer did not answer a ping, dropping it")
         self.transport.abort()
 
@@ -360,11 +335,7 @@ class EngineWebSocket(Successor):
     def _receive(self, event: Event) -> None:
         """Take what the peer sent: pings now, the rest in its turn."""
         if isinstance(event, Ping):
-            if self.is_paused:
-                # RFC 6455 5.5.3: of several pings only the newest must be answered.
-                self.late_pong = event.data
-            elif self.state is State.OPEN:
-                self.transport.write(encode_frame(Opcode.PONG, event.data))
+            self.receive_ping(event.data)
         elif self.work is not None and self.state in IN_TURN:
             self._keep(event)
         elif self.context is not None:
@@ -395,11 +366,7 @@ class EngineWebSocket(Successor):
             self.transport.pause_reading()
 
     def _fail(self, failure: Failure) -> None:
-        """End the link for what the peer did wrong.
-
-        Closing the socket at once would reset it while the peer still sends, and take the close
-        frame from it. So what comes is read and dropped until the peer is quiet.
-        """
+        """End the link for what the peer did wrong."""
         if self.state is State.LOST:
             return
         if failure.code == DisconnectCode.MESSAGE_TOO_BIG and self.state is State.OPEN:
@@ -407,17 +374,7 @@ class EngineWebSocket(Successor):
             self.receiver.close(Disconnect(failure.code, failure.reason))
         elif self.state is State.OPEN:
             self._send_close(failure.code, failure.reason)
-        self._linger()
-
-    def _linger(self) -> None:
-        """Close when nothing came for a moment; ``give_up`` bounds how often that is asked."""
-        if self.state is not State.CLOSING:
-            return
-        if self.unheard_since == QUIET:
-            self.transport.close()
-        else:
-            self.unheard_since = QUIET
-            asyncio.get_running_loop().call_later(LINGER_SECONDS, self._linger)
+        self.linger()
 
     def _receive_close(self, close: Close) -> None:
         """Answer the peer's close frame, or take it as the answer to ours."""
@@ -505,9 +462,7 @@ class EngineWebSocket(Successor):
             return
         self.receiver.receive_shutdown()
         if self.give_up is not None:
-            self.give_up.cancel()
-            loop = asyncio.get_running_loop()
-            self.give_up = loop.call_later(self.host.drain_timeout_seconds, self._give_up)
+            self.plan_abort(self.host.drain_timeout_seconds)
 
     def _send_close(self, code: int, reason: str) -> None:
         """Send the close frame; the peer has ``close_timeout_seconds`` to answer it."""
@@ -516,13 +471,7 @@ class EngineWebSocket(Successor):
         self.queue = self.inbox = None
         self.transport.write(encode_close(code, reason))
         self.transport.resume_reading()
-        loop = asyncio.get_running_loop()
-        self.give_up = loop.call_later(self.settings.close_timeout_seconds, self._give_up)
-
-    def _give_up(self) -> None:
-        """Drop a peer that did not end the link in time."""
-        logger.info("a peer did not close in time, aborting the link")
-        self.transport.abort()
+        self.plan_abort(self.settings.close_timeout_seconds)
 
     # Output
 

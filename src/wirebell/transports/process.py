@@ -6,6 +6,7 @@ The operating system gives both to the process, not to a node: two nodes of one 
 from __future__ import annotations
 
 import os
+from asyncio import Transport
 from dataclasses import dataclass
 
 __all__ = (
@@ -13,6 +14,7 @@ __all__ = (
     "PROCESS",
     "Descriptors",
     "ProcessStatistics",
+    "abort_late",
     "count_descriptors",
     "find_free_descriptor",
     "read_descriptors_max",
@@ -45,6 +47,13 @@ class ProcessStatistics:
 
 PROCESS = ProcessStatistics()
 """The one instance: counters of the process this module is loaded in."""
+
+
+def abort_late(transport: Transport) -> None:
+    """Cut a link that had time to close by itself, and count it unless it has done so."""
+    if transport.get_write_buffer_size() or not transport.is_closing():
+        PROCESS.aborted_count += 1
+    transport.abort()
 
 
 @dataclass(frozen=True, slots=True)

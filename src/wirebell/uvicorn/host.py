@@ -54,7 +54,6 @@ class ServerHost:
             timeout = config.ws_ping_timeout or 3600.0
             self.ring = PingRing(config.ws_ping_interval, timeout)
         self.is_ringing = False
-        self.ring_at = 0.0
         # With --reload somebody waits in front of the screen: nobody is waited for.
         self.drain_timeout_seconds = (
             RELOAD_SECONDS if config.should_reload else settings.close_timeout_seconds
@@ -69,21 +68,16 @@ class ServerHost:
         """Turn the ring of kept sockets, as long as there are any; idempotent."""
         if self.ring is not None and not self.is_ringing:
             self.is_ringing = True
-            self.ring_at = asyncio.get_running_loop().time()
-            self._plan_step(self.ring)
-
-    def _plan_step(self, ring: PingRing) -> None:
-        """Have the ring go on in time; after a stall not faster, since it counts time in steps."""
-        loop = asyncio.get_running_loop()
-        self.ring_at = max(self.ring_at + ring.step_seconds, loop.time())
-        loop.call_at(self.ring_at, self._step, ring)
+            loop = asyncio.get_running_loop()
+            loop.call_at(self.ring.start(loop.time()), self._step, self.ring)
 
     def _step(self, ring: PingRing) -> None:
         """Ping those whose turn it is."""
         if ring.peer_count == 0:
             self.is_ringing = False
             return
-        self._plan_step(ring)
+        loop = asyncio.get_running_loop()
+        loop.call_at(ring.plan(loop.time()), self._step, ring)
         ring.step()
 
     # Drain
@@ -111,6 +105,11 @@ class ServerHost:
             left = deadline - self.settings.close_timeout_seconds - 1.0
             window = min(window, max(left, deadline * DEADLINE_SHARE))
         return min(window / max(count, 1), DRAIN_STEP_SECONDS_MAX)
+
+    def abort(self, transport: asyncio.Transport) -> None:
+        """Cut a link that did not end in time, and count it."""
+        PROCESS.aborted_count += 1
+        transport.abort()
 
     # Descriptors
 

@@ -27,9 +27,9 @@ from uvicorn.protocols.utils import ClientDisconnected, get_local_addr, get_remo
 from uvicorn.server import ServerState
 
 from wirebell.errors import DisconnectCode
-from wirebell.takeover import LINGER_SECONDS, QUIET, Successor, TakenSocket
+from wirebell.takeover import LiveSocket, Successor, TakenSocket
 from wirebell.transports.process import PROCESS
-from wirebell.uvicorn.host import host_of
+from wirebell.uvicorn.host import ServerHost, host_of
 from wirebell.websocket.deflate import Deflate, compress, negotiate
 from wirebell.websocket.frames import (
     Close,
@@ -86,7 +86,7 @@ class State(Enum):
 WAITING = frozenset((State.CONNECTING, State.DENYING, State.OPEN))
 
 
-class WebSocketProtocol(asyncio.Protocol):
+class WebSocketProtocol(LiveSocket[ServerHost]):
     """One WebSocket of uvicorn: ``--ws wirebell.uvicorn:WebSocketProtocol``.
 
     Mutable state: how far the socket has come, messages that the application has not received, and
@@ -107,12 +107,12 @@ class WebSocketProtocol(asyncio.Protocol):
     ) -> None:
         if not config.loaded:
             config.load()
+        host = host_of(config, server_state)
+        super().__init__(host, host.ring)
         self.config = config
         self.server_state = server_state
         self.app_state = app_state
         self.loop = _loop or asyncio.get_event_loop()
-        self.host = host_of(config, server_state)
-        self.transport: asyncio.Transport
         self.state = State.HANDSHAKE
         self.request_reader: RequestReader | None = RequestReader()
         self.reader = FrameReader(config.ws_max_size)
@@ -127,14 +127,8 @@ class WebSocketProtocol(asyncio.Protocol):
         self.inbox_bytes = 0
         self.arrival: asyncio.Future[None] | None = None
         self.writable: asyncio.Future[None] | None = None
-        self.is_paused = False
-        self.late_pong: bytes | None = None
         self.denial: tuple[int, list[tuple[bytes, bytes]], bytearray] | None = None
         self.ending: Message = {"type": "websocket.disconnect", "code": ABNORMAL, "reason": ""}
-        self.close_timer: asyncio.TimerHandle | None = None
-        # Of the ring of pings.
-        self.unheard_since: int | None = None
-        self.ping_slot = -1
 
     # The loop's side
 
@@ -156,32 +150,17 @@ class WebSocketProtocol(asyncio.Protocol):
         for event in self.reader.receive_data(data):
             self._receive(event)
 
-    def eof_received(self) -> bool:
-        """Have the loop close a link whose peer sends nothing more."""
-        return False
-
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the application, and wake it where it waits."""
-        self.host.connections.discard(self)
+        super().connection_lost(exc)
         if self.state is not State.TAKEN:
             self.state = State.CLOSED
-        if self.host.ring is not None:
-            self.host.ring.remove(self)
-        if self.close_timer is not None:
-            self.close_timer.cancel()
         _wake(self.arrival)
         _wake(self.writable)
 
-    def pause_writing(self) -> None:
-        """Have the application wait before it sends more."""
-        self.is_paused = True
-
     def resume_writing(self) -> None:
-        """Let the application go on."""
-        self.is_paused = False
-        if self.late_pong is not None and self.state is State.OPEN:
-            self.transport.write(encode_frame(Opcode.PONG, self.late_pong))
-        self.late_pong = None
+        """Let the application go on, which waits before it sends while the peer does not read."""
+        super().resume_writing()
         _wake(self.writable)
 
     def shutdown(self) -> None:
@@ -194,24 +173,16 @@ class WebSocketProtocol(asyncio.Protocol):
 
     # The ring's side
 
-    def send_ping(self) -> None:
-        """Ping the peer, unless more waits for it than it takes."""
-        if self.state is State.OPEN and not self.is_paused:
-            self.transport.write(encode_frame(Opcode.PING, b""))
-        else:
-            self.unheard_since = None
+    @property
+    def is_open(self) -> bool:
+        """Whether frames may be sent."""
+        return self.state is State.OPEN
 
-    def handle_silence(self) -> None:
+    def drop_silent(self) -> None:
         """Give a peer up that did not answer, with the code of uvicorn's own classes."""
-        if not self.transport.is_reading() and not self.transport.is_closing():
-            # Its pong may lie behind the messages that the application has not received.
-            self.unheard_since = None
-            return
         if self.state is State.OPEN:
             self._send_close(DisconnectCode.INTERNAL_ERROR, "keepalive ping timeout")
         self.transport.close()
-        if self.close_timer is None:
-            self.close_timer = self.loop.call_later(CLOSE_TIMEOUT_SECONDS, self.transport.abort)
 
     # The handshake
 
@@ -283,7 +254,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self.transport.write(response)
         self.transport.close()
         # A peer that does not read its answer must not stay for ever.
-        self.close_timer = self.loop.call_later(CLOSE_TIMEOUT_SECONDS, self.transport.abort)
+        self.plan_abort(CLOSE_TIMEOUT_SECONDS)
         _wake(self.arrival)
 
     def _log(self, outcome: str) -> None:
@@ -413,9 +384,8 @@ class WebSocketProtocol(asyncio.Protocol):
         self.state = State.OPEN
         self.transport.write(response)
         self._log("[accepted]")
-        if self.host.ring is not None:
-            self.host.ring.add(self)
-            self.host.start_pings()
+        self.start_pings()
+        self.host.start_pings()
         if self.early:
             early, self.early = self.early, b""
             self.transport.resume_reading()
@@ -468,32 +438,18 @@ class WebSocketProtocol(asyncio.Protocol):
         if isinstance(event, str | bytes):
             self._keep(event)
         elif isinstance(event, Ping):
-            if self.is_paused:
-                # RFC 6455 5.5.3: of several pings only the newest must be answered.
-                self.late_pong = event.data
-            elif self.state is State.OPEN:
-                self.transport.write(encode_frame(Opcode.PONG, event.data))
+            self.receive_ping(event.data)
         elif isinstance(event, Failure):
             if self.state is State.OPEN:
                 self._set_ending(event.code, event.reason)
                 self._send_close(event.code, event.reason)
-            self._linger()
+            self.linger()
         elif isinstance(event, Close):
             if self.state is State.OPEN:
                 self._set_ending(event.code, event.reason)
                 self._send_close(event.code, "")
             self.state = State.CLOSED
             self.transport.close()
-
-    def _linger(self) -> None:
-        """Close when nothing came for a moment: before, it would reset a peer that still sends."""
-        if self.state is not State.CLOSING:
-            return
-        if self.unheard_since == QUIET:
-            self.transport.close()
-        else:
-            self.unheard_since = QUIET
-            self.loop.call_later(LINGER_SECONDS, self._linger)
 
     def _keep(self, message: str | bytes) -> None:
         """Have a message wait for the application; past a bound the peer is not read any more."""
@@ -517,7 +473,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self.state = State.CLOSING
         self.transport.write(frame)
         self.transport.resume_reading()
-        self.close_timer = self.loop.call_later(timeout_seconds, self.transport.abort)
+        self.plan_abort(timeout_seconds)
         _wake(self.arrival)
         _wake(self.writable)
 
@@ -539,8 +495,7 @@ class WebSocketProtocol(asyncio.Protocol):
         if self.state is not State.OPEN or self.transport.is_closing():
             return None
         self.state = State.TAKEN
-        if self.host.ring is not None:
-            self.host.ring.remove(self)
+        self.stop_pings()
         self.host.connections.discard(self)
         self.host.connections.add(successor)
         self.transport.set_protocol(successor)
@@ -552,7 +507,9 @@ class WebSocketProtocol(asyncio.Protocol):
         _wake(self.writable)
         if self.host.is_draining:
             self.loop.call_soon(successor.shutdown)
-        return TakenSocket(self.transport, self.reader, self.deflate, events, self.is_paused)
+        return TakenSocket(
+            self.transport, self.reader, self.deflate, events, self.is_paused, self.late_pong
+        )
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.clocks import turns
+from tests.unit.clocks import pass_time, turns
 from tests.unit.links import Link
 from wirebell.errors import Disconnect
 from wirebell.settings import Settings
@@ -224,6 +224,60 @@ async def test_peer_does_not_answer_the_close() -> None:
 
     assert ([(1000, "done")], ["abort"]) == (link.peer.closes, link.aborts)
     assert ["open", "eof"] == link.receiver.calls
+
+
+async def test_end_that_the_server_reports_too_early() -> None:
+    """Where the server says at once that the link has ended, it is dropped in time all the same."""
+    link = Link(Settings(close_timeout_seconds=4.0))
+    task = await link.start()
+    link.carrier.close(DONE)
+    await turns()
+    link.peer.leave()
+    await task
+    before = list(link.aborts)
+
+    await pass_time(3.9)
+    in_time = list(link.aborts)
+    await pass_time(0.2)
+
+    assert ([], [], ["abort"]) == (before, in_time, link.aborts)
+
+
+async def test_peer_that_says_goodbye_and_reads_nothing() -> None:
+    """A link that the peer has ended is dropped in time, too: its last bytes may never leave."""
+    link = Link(Settings(close_timeout_seconds=4.0))
+    task = await link.start()
+    link.peer.leave()
+    await task
+
+    await pass_time(4.1)
+
+    assert ["abort"] == link.aborts
+
+
+async def test_link_that_the_endpoint_keeps() -> None:
+    """A link whose receiver failed has not ended: it is the endpoint's again, and not dropped."""
+    link = Link(Settings(close_timeout_seconds=4.0))
+    task = await link.start()
+    link.receiver.failure = ValueError("broken")
+    link.peer.say("x")
+    with pytest.raises(ValueError, match="broken"):
+        await task
+
+    await pass_time(4.1)
+
+    assert [] == link.aborts
+
+
+async def test_server_without_a_way_to_abort() -> None:
+    """Where the server gives no transport the end is the server's."""
+    link = Link(Settings(close_timeout_seconds=4.0))
+    link.carrier.abort = None
+    task = await link.start()
+    link.carrier.close(DONE)
+    await task
+
+    assert ([(1000, "done")], "eof") == (link.peer.closes, link.receiver.calls[-1])
 
 
 async def test_input_after_the_close() -> None:

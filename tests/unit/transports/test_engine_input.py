@@ -383,6 +383,21 @@ async def test_a_peer_that_goes_on_sending_is_not_reset() -> None:
     assert (False, True) == (before, link.socket.is_closing())
 
 
+async def test_the_ring_leaves_a_peer_alone_that_is_lingered_for() -> None:
+    """A peer that broke the protocol is not taken for silent while its socket waits for quiet."""
+    link = await opened()
+    for _ in range(link.pings.timeout_steps):
+        link.pings.step()
+    link.socket.receive(masked(3))
+
+    for _ in range(len(link.pings.slots)):
+        link.pings.step()
+    before = link.socket.is_aborted
+    await pass_time(0.25)
+
+    assert (False, False, True) == (before, link.socket.is_aborted, link.socket.is_closing())
+
+
 async def test_failure_after_our_close() -> None:
     """Bad frames after our close frame are not answered; the socket is closed soon."""
     link = await opened()

@@ -203,6 +203,19 @@ async def test_pings_of_a_paused_peer() -> None:
     assert [] == link.socket.frames
 
 
+async def test_pong_that_was_owed_when_the_socket_was_taken_over() -> None:
+    """A ping that came while the server held a paused socket is answered when it flows again."""
+    link = EngineLink()
+    link.socket.is_stuck = link.socket.is_paused = True
+    link.takeover.late_pong = b"x"
+    await link.open()
+    before = list(link.socket.frames)
+
+    link.socket.flow()
+
+    assert ([], [(PONG, b"x")]) == (before, link.socket.frames)
+
+
 # The drain
 
 

@@ -404,7 +404,7 @@ async def test_peer_does_not_answer_the_close() -> None:
     before = link.socket.is_aborted
     await pass_time(0.2)
 
-    assert (False, True) == (before, link.socket.is_aborted)
+    assert (False, True, 1) == (before, link.socket.is_aborted, link.host.abort_count)
     assert ["open", "eof"] == link.receiver.calls
 
 
@@ -431,7 +431,7 @@ async def test_no_timer_is_left() -> None:
 
     assert link.carrier.give_up is None
     await pass_time(5)
-    assert not link.socket.is_aborted
+    assert (False, 0) == (link.socket.is_aborted, link.host.abort_count)
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 3000, 4999])

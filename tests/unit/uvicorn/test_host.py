@@ -23,9 +23,9 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture(autouse=True)
 def _counters() -> Iterator[None]:
     """Put the process' counters back."""
-    before = PROCESS.drained_count
+    before = (PROCESS.drained_count, PROCESS.aborted_count)
     yield
-    PROCESS.drained_count = before
+    PROCESS.drained_count, PROCESS.aborted_count = before
 
 
 class FakePeer:
@@ -195,6 +195,16 @@ async def test_drain_of_nobody() -> None:
 
     assert [0.0] == await drain(host, 1)
     assert 1 == PROCESS.drained_count - before
+
+
+async def test_abort() -> None:
+    """A link that did not end in time is cut and counted."""
+    host, before = create(), PROCESS.aborted_count
+    socket = FakeSocket(asyncio.Protocol())
+
+    host.abort(socket)
+
+    assert (True, 1) == (socket.is_aborted, PROCESS.aborted_count - before)
 
 
 # Descriptors

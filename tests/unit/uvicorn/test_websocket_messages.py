@@ -23,9 +23,9 @@ LONG = "a long text that repeats itself. " * 30
 @pytest.fixture(autouse=True)
 def _counters() -> Iterator[None]:
     """Put the process' counters back."""
-    before = PROCESS.drained_count
+    before = (PROCESS.drained_count, PROCESS.aborted_count)
     yield
-    PROCESS.drained_count = before
+    PROCESS.drained_count, PROCESS.aborted_count = before
 
 
 def ending(code: int, reason: str = "") -> dict[str, Any]:
@@ -322,9 +322,11 @@ async def test_peer_does_not_answer_the_close() -> None:
         await one.endpoint.send({"type": "websocket.close"})
     quick.socket.receive(closed())
 
+    before = PROCESS.aborted_count
     await pass_time(10.1)
 
     assert (True, False) == (served.socket.is_aborted, quick.socket.is_aborted)
+    assert 1 == PROCESS.aborted_count - before
 
 
 async def test_end_of_input() -> None:

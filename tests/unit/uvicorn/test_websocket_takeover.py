@@ -129,17 +129,20 @@ class FakeSuccessor(Successor):
 
 async def test_take_over() -> None:
     """The socket goes with what was read of it; the old protocol is forgotten."""
-    served = await opened(DEFLATE, ws_ping_interval=20.0, ws_max_queue=2)
+    served = await opened(DEFLATE, ws_ping_interval=20.0, ws_max_queue=3)
     half = said("3")
+    ping = masked(PING, b"owed")
     served.socket.receive(said("1"), masked(2, b"2"), half[:4])
     served.socket.get_stuck()
+    served.socket.receive(half[4:], ping, half[:4])
     successor = FakeSuccessor()
 
     taken = served.endpoint.scope["extensions"]["wirebell.takeover"].take_over(successor)
     served.socket.receive(half[4:])
 
     assert taken is not None
-    assert (["1", b"2"], True, Deflate()) == (taken.events, taken.is_paused, taken.deflate)
+    assert ["1", b"2", "3"] == taken.events
+    assert (True, b"owed", Deflate()) == (taken.is_paused, taken.late_pong, taken.deflate)
     assert (served.socket, ["3"]) == (taken.transport, taken.reader.receive_data(successor.data))
     ring = served.protocol.host.ring
     assert ring is not None
