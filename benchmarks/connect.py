@@ -56,12 +56,14 @@ def measure(peer: Peer, plan: Plan) -> list[dict[str, Any]]:
         if question not in peer.paths:
             continue
         with run_server(peer) as server:
-            rounds = [
-                measure_opening(
-                    server, question, concurrency=plan.concurrency, measure_ms=plan.measure_ms
-                )
-                for _ in range(plan.rounds)
-            ]
+            rounds = rig.fed(
+                [
+                    measure_opening(
+                        server, question, concurrency=plan.concurrency, measure_ms=plan.measure_ms
+                    )
+                    for _ in range(plan.rounds)
+                ]
+            )
         rates = sorted(found["opened_per_second"] for found in rounds)
         cells.append(
             {

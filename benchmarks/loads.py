@@ -7,13 +7,14 @@ after one line on stderr. It ends with this process and with its own alarm.
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from typing import IO, Any, Self
 
-from rig import compile_program, cores
+from rig import LIFETIME_SECONDS_MAX, compile_program, cores
 from servers import Server
 
-__all__ = ("Swarm", "measure_echoes", "measure_opening")
+__all__ = ("LoadFailed", "Swarm", "measure_echoes", "measure_opening")
 
 # What a browser would send, so that there are headers to read.
 HEADERS = (
@@ -25,6 +26,18 @@ HEADERS = (
 )
 
 
+class LoadFailed(RuntimeError):
+    """Something was not as expected, or took too long; the message is what the load said.
+
+    Attributes:
+        rounds: What was measured before.
+    """
+
+    def __init__(self, reason: str, rounds: Sequence[dict[str, float]] = ()) -> None:
+        super().__init__(reason)
+        self.rounds = list(rounds)
+
+
 def start(
     name: str, options: Mapping[str, object], headers: Sequence[str]
 ) -> subprocess.Popen[str]:
@@ -34,7 +47,8 @@ def start(
         command += [f"--{option}", str(value)]
     for header in headers:
         command += ["--header", header]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
     os.sched_setaffinity(process.pid, {cores()[1]})
     return process
 
@@ -43,32 +57,46 @@ def run(name: str, options: Mapping[str, object]) -> dict[str, float]:
     """Run a load to its end, as a browser; returns its one line.
 
     Raises:
-        RuntimeError: It failed.
+        LoadFailed: It failed.
     """
     process = start(name, options, HEADERS)
     try:
-        output, _ = process.communicate()
+        output, errors = process.communicate()
     finally:
         process.kill()
     if process.returncode:
-        raise RuntimeError(f"{name} failed; it says why above")
+        raise LoadFailed(read_reason(errors))
     found: dict[str, float] = json.loads(output)
     return found
 
 
+def read_reason(errors: str) -> str:
+    """Take what a load said before it ended: one line, after its name."""
+    lines = errors.splitlines() or ["it ended without a word"]
+    return lines[-1].partition(": ")[2] or lines[-1]
+
+
 def measure_opening(
-    server: Server, question: str, *, concurrency: int, measure_ms: int
+    server: Server, question: str, *, concurrency: int, measure_ms: int, gets: bool = False
 ) -> dict[str, float]:
     """Measure one round of opening connections; keys as `opener.c` prints them.
 
+    Args:
+        server: Whom to load.
+        question: Whose path to ask for.
+        concurrency: Connections in connect or handshake at a time.
+        measure_ms: Length of the round, in milliseconds.
+        gets: Ask for a page instead of an upgrade.
+
     Raises:
-        RuntimeError: A connection was refused.
+        LoadFailed: A connection was refused.
     """
     options = {
         "port": server.port,
         "path": server.peer.paths[question],
         "concurrency": concurrency,
         "measure-ms": measure_ms,
+        "get": int(gets),
         "server-pid": server.pid,
     }
     return run("opener", options)
@@ -86,7 +114,7 @@ def measure_echoes(
         rate: Messages per second, whatever the server does; 0: as many as it answers.
 
     Raises:
-        RuntimeError: An echo was wrong or missing.
+        LoadFailed: An echo was wrong or missing.
     """
     options = {
         "port": server.port,
@@ -113,9 +141,10 @@ class Swarm:
         payload_bytes: Length of a publication.
         has_rows: Whether a publication is rows of JSON instead of a filler.
         compresses: Whether to offer permessage-deflate.
+        seconds_max: For everything; then it has failed.
 
     Raises:
-        RuntimeError: A connection could not be opened.
+        LoadFailed: A connection could not be opened.
     """
 
     def __init__(
@@ -129,6 +158,7 @@ class Swarm:
         payload_bytes: int = 116,
         has_rows: bool = False,
         compresses: bool = False,
+        seconds_max: float = LIFETIME_SECONDS_MAX,
     ) -> None:
         options: dict[str, object] = {
             "port": server.port,
@@ -146,6 +176,11 @@ class Swarm:
         if windows:
             options["windows"] = ",".join(map(str, windows))
         self._process = start("swarm", options, ())
+        self._seconds_max = seconds_max
+        self._is_late = False
+        self._deadline = threading.Timer(seconds_max, self._give_up)
+        self._deadline.daemon = True
+        self._deadline.start()
         try:
             self.connect_seconds: float = self._read()["connect_seconds"]
         except BaseException:
@@ -165,32 +200,47 @@ class Swarm:
             One dictionary for each round, in order, with the keys that `swarm.c` prints.
 
         Raises:
-            RuntimeError: Something was not as expected, for one a lost or doubled delivery.
+            LoadFailed: Something was not as expected, for one a lost or doubled delivery.
         """
         output: IO[str] = self._process.stdout  # type: ignore[assignment]
-        found = [json.loads(line) for line in output]
+        found = []
+        for line in output:
+            found.append(json.loads(line))  # noqa: PERF401 - what came before a failure counts
         if self._process.wait():
-            raise RuntimeError("the swarm failed; it says why above")
+            raise LoadFailed(self._reason(), found)
         return found
 
     def check_open(self) -> None:
         """Check that the connections are still open.
 
         Raises:
-            RuntimeError: The swarm has ended before its time.
+            LoadFailed: The swarm has ended before its time.
         """
         if self._process.poll() is not None:
-            raise RuntimeError("the swarm has ended early; it says why above")
+            raise LoadFailed(self._reason())
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError("the swarm failed; it says why above")
+            raise LoadFailed(self._reason())
         found: dict[str, Any] = json.loads(line)
         return found
 
+    def _reason(self) -> str:
+        """Say why the process has ended."""
+        assert self._process.stderr is not None
+        if self._is_late:
+            return f"not done in {self._seconds_max:.0f} s"
+        return read_reason(self._process.stderr.read())
+
+    def _give_up(self) -> None:
+        """End a process that takes too long; runs in the timer's thread."""
+        self._is_late = True
+        self._process.kill()
+
     def _end(self) -> None:
         """End the process; its connections close by its end."""
+        self._deadline.cancel()
         self._process.kill()
         self._process.communicate()

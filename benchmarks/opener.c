@@ -5,12 +5,13 @@
  * Method    C places in one epoll loop. Each connects, sends its upgrade (RFC 6455), waits for the
  *           whole answer with status 101, closes with a reset (SO_LINGER 0, which leaves no port in
  *           TIME_WAIT) and begins again. What the server does to forget a connection is in the rate.
- *           A latency is the time from connect() to the answer.
+ *           A latency is the time from connect() to the answer. With --get it is a plain request
+ *           and an answer with status 200 instead, also on a new connection each.
  * Expected  The load itself can open about 30,000 connections/s; `load_cpu` near 1.0 means that it
  *           was the limit.
  *
  * Usage     opener --port P --path /x [--concurrency 64] [--warm-ms 300] [--measure-ms 3000]
- *                  [--header 'Name: value']... [--server-pid PID]
+ *                  [--header 'Name: value']... [--get 1] [--server-pid PID]
  *           One JSON line on stdout. Exit status 1, with one line on stderr, when a connection is
  *           refused or ends before its answer.
  */
@@ -25,7 +26,7 @@ struct place {
 };
 
 static struct {
-    int port, concurrency, warm_ms, measure_ms, server_pid;
+    int port, concurrency, warm_ms, measure_ms, server_pid, gets;
     const char *path;
     char headers[4096];
 } options = {.concurrency = 64, .warm_ms = 300, .measure_ms = 3000, .path = "/"};
@@ -53,6 +54,26 @@ static void leave(struct place *place)
     keep_rest(&place->stream, NULL, 0);
 }
 
+static size_t encode_get(void)
+{
+    int bytes = snprintf(request, REQUEST_BYTES_MAX, "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n%s\r\n",
+                         options.path, options.port, options.headers);
+
+    if (bytes >= REQUEST_BYTES_MAX)
+        fail("request too long");
+    return (size_t)bytes;
+}
+
+/* Length of the head of an answer to --get, 0 while it is incomplete. */
+static size_t receive_head(unsigned char *data, size_t bytes)
+{
+    char *end = memmem(data, bytes, "\r\n\r\n", 4);
+
+    if (end && strncmp((char *)data, "HTTP/1.1 200", 12))
+        fail("request refused: %.60s", (char *)data);
+    return end ? (size_t)(end + 4 - (char *)data) : 0;
+}
+
 static void advance(struct place *place)
 {
     if (!place->is_upgrading) {
@@ -65,7 +86,7 @@ static void advance(struct place *place)
     size_t bytes = receive_stream(&place->stream);
     if (!bytes)
         return;
-    if (!receive_answer(input, bytes)) {
+    if (!(options.gets ? receive_head : receive_answer)(input, bytes)) {
         keep_rest(&place->stream, input, bytes);
         return;
     }
@@ -92,7 +113,8 @@ static void read_options(int argc, char **argv)
 {
     static const struct option names[] = {
         {"port", 1, 0, 'p'},    {"path", 1, 0, 'u'},       {"concurrency", 1, 0, 'n'}, {"warm-ms", 1, 0, 'a'},
-        {"header", 1, 0, 'h'},  {"measure-ms", 1, 0, 'm'}, {"server-pid", 1, 0, 's'},  {0, 0, 0, 0}};
+        {"header", 1, 0, 'h'},  {"measure-ms", 1, 0, 'm'}, {"server-pid", 1, 0, 's'},
+        {"get", 1, 0, 'g'},     {0, 0, 0, 0}};
     int name;
 
     while ((name = getopt_long(argc, argv, "", names, NULL)) != -1) {
@@ -103,6 +125,7 @@ static void read_options(int argc, char **argv)
         case 'a': options.warm_ms = atoi(optarg); break;
         case 'm': options.measure_ms = atoi(optarg); break;
         case 's': options.server_pid = atoi(optarg); break;
+        case 'g': options.gets = atoi(optarg); break;
         case 'h': add_header(options.headers, sizeof options.headers, optarg); break;
         default: exit(2);
         }
@@ -116,7 +139,8 @@ int main(int argc, char **argv)
     read_options(argc, argv);
     limit_lifetime((options.warm_ms + options.measure_ms) / 1000);
     loop_fd = epoll_create1(EPOLL_CLOEXEC);
-    request_bytes = encode_request(request, options.port, options.path, options.headers);
+    request_bytes =
+        options.gets ? encode_get() : encode_request(request, options.port, options.path, options.headers);
     struct place *places = calloc((size_t)options.concurrency, sizeof *places);
     for (int i = 0; i < options.concurrency; i++)
         begin(&places[i]);

@@ -7,6 +7,7 @@ holds, and nothing else; of fan-out, the cells that `FANOUT_CELLS` names.
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ __all__ = (
     "main",
     "render_all",
     "render_connect",
+    "render_connect_steps",
     "render_fanout",
     "render_fanout_compression",
     "render_faults",
@@ -31,6 +33,7 @@ END = "<!-- benchmarks:end -->"
 # Room and publications in flight, in the order of the columns; the JSON has all.
 FANOUT_CELLS = ((100, 1), (1000, 1), (1000, 8), (1000, 64), (10_000, 1), (10_000, 64))
 NOTHING = "–"
+LATENCY_MS_MAX = 20_000
 
 
 def render_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -70,6 +73,19 @@ def share(ratio: float | None) -> str:
     return f" · {ratio:.2f}" if ratio < 10 else f" · {ratio:.1f}"
 
 
+def describe(cell: Mapping[str, Any] | None) -> str:
+    """Write a cell of fan-out: p99 and the ratio, or why there is none."""
+    if cell is None:
+        return NOTHING
+    if "failure" not in cell:
+        # The load's counters of latencies end there.
+        late = cell["p99_ms"] >= LATENCY_MS_MAX
+        p99 = f"over {LATENCY_MS_MAX / 1000:.0f} s" if late else f"{cell['p99_ms']:,.1f} ms"
+        return p99 + share(cell["ratio_to_c"])
+    code = re.search(r"closed with code (\d+)", cell["failure"])
+    return f"closed with {code[1]}" if code else str(cell["failure"])
+
+
 def render_fanout(found: Mapping[str, Any]) -> str:
     """Render fan-out: a row for each server, a column for each room and number in flight."""
     cells = {(c["subscribers"], c["in_flight"], c["peer"]): c for c in found["cells"]}
@@ -77,11 +93,7 @@ def render_fanout(found: Mapping[str, Any]) -> str:
     columns = [column for column in FANOUT_CELLS if column in measured] or sorted(measured)
     rows = []
     for peer, title in titles(found["cells"]).items():
-        row = [title]
-        for column in columns:
-            cell = cells.get((*column, peer))
-            row.append(f"{cell['p99_ms']:,.1f} ms{share(cell['ratio_to_c'])}" if cell else NOTHING)
-        rows.append(row)
+        rows.append([title, *(describe(cells.get((*column, peer))) for column in columns)])
     head = ["", *(f"{subscribers:,}, W={window}" for subscribers, window in columns)]
     return (
         "Fan-out to a room of 100, 1,000 or 10,000 with W publications in flight: p99 latency · "
@@ -96,11 +108,9 @@ def render_fanout_compression(found: Mapping[str, Any]) -> str:
     windows = sorted({key[1] for key in cells})
     rows = []
     for peer, title in titles(found["cells"]).items():
-        row = [title]
-        for window in windows:
-            cell = cells[subscribers, window, peer]
-            row.append(f"{cell['p99_ms']:,.1f} ms{share(cell['ratio_to_c'])}")
-        rows.append([*row, f"{cells[subscribers, windows[0], peer]['bytes_per_delivery']:,.0f}"])
+        row = [title, *(describe(cells.get((subscribers, each, peer))) for each in windows)]
+        size = cells[subscribers, windows[0], peer].get("bytes_per_delivery")
+        rows.append([*row, NOTHING if size is None else f"{size:,.0f}"])
     head = ["", *(f"W={window}" for window in windows), "bytes each"]
     return (
         f"The same with permessage-deflate, {found['method']['payload_bytes']:,} bytes of JSON to "
@@ -126,6 +136,18 @@ def render_connect(found: Mapping[str, Any]) -> str:
         f"Opening connections, {found['method']['concurrency']} at a time: p99 · upgraded "
         "connections/s · as a share of the raw protocol's.\n\n"
         + render_table(["", "bare route", "with two FastAPI dependencies"], rows)
+    )
+
+
+def render_connect_steps(found: Mapping[str, Any]) -> str:
+    """Render what a connection costs step by step: a row for each."""
+    rows = [
+        [cell["title"], f"{cell['cpu_us']:,.0f} µs", f"{cell['opened_per_second']:,.0f}/s"]
+        for cell in found["cells"]
+    ]
+    return (
+        "What one new connection costs the server's core, with one more layer in each row that "
+        "begins with a plus.\n\n" + render_table(["", "CPU each", "rate"], rows)
     )
 
 
@@ -185,6 +207,7 @@ RENDERERS = {
     "fanout_compression": render_fanout_compression,
     "latency": render_latency,
     "connect": render_connect,
+    "connect_steps": render_connect_steps,
     "idle_connections": render_idle_connections,
     "faults": render_faults,
 }

@@ -25,6 +25,7 @@ __all__ = (
     "add_arguments",
     "compile_program",
     "cores",
+    "fed",
     "fits_descriptors",
     "machine",
     "median",
@@ -118,12 +119,19 @@ def machine() -> dict[str, object]:
     }
 
 
+def fed(rounds: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    """Leave out rounds in which something else had the CPU, unless that is all of them."""
+    whole = [each for each in rounds if each["server_cpu"] + each["load_cpu"] >= BUSY_MIN]
+    return whole or list(rounds)
+
+
 def warn_starved(cells: Sequence[Mapping[str, float]]) -> None:
     """Say aloud when server and load together had too little CPU for numbers worth keeping."""
-    starved = sum(cell["server_cpu"] + cell["load_cpu"] < BUSY_MIN for cell in cells)
+    shares = [cell["server_cpu"] + cell["load_cpu"] for cell in cells if "failure" not in cell]
+    starved = sum(share < BUSY_MIN for share in shares)
     if starved:
         print(
-            f"\n{starved} of {len(cells)} cells lacked CPU: something else used the machine, and "
+            f"\n{starved} of {len(shares)} cells lacked CPU: something else used the machine, and "
             "these numbers should not be kept."
         )
 

@@ -60,7 +60,6 @@ class Peer:
             question without a path is not put to this peer.
         dialect: What is spoken inside the frames: `text` or `socketio`.
         packages: Distributions whose versions matter.
-        is_fast: Whether a room of 10,000 ends within a minute.
         can_compress: Whether the room can be run with permessage-deflate.
     """
 
@@ -73,7 +72,6 @@ class Peer:
     paths: Mapping[str, str] = field(default_factory=dict)
     dialect: str = "text"
     packages: tuple[str, ...] = ()
-    is_fast: bool = False
     can_compress: bool = False
 
 
@@ -84,7 +82,7 @@ WIREBELL_PATHS = {
     "dependencies": "/bench/dependencies",
     "echo": "/echo",
 }
-LIMIT = Peer("limit", "C send() loop", program="send_limit", paths={"room": "/"}, is_fast=True)
+LIMIT = Peer("limit", "C send() loop", program="send_limit", paths={"room": "/"})
 RAW = Peer(
     "raw",
     "raw asyncio.Protocol",
@@ -102,7 +100,6 @@ PEERS = (
         options=("--ws", "wirebell.uvicorn:WebSocketProtocol"),
         paths=WIREBELL_PATHS,
         packages=("wirebell", "fastapi", *ASGI),
-        is_fast=True,
         can_compress=True,
     ),
     Peer(
@@ -123,7 +120,6 @@ PEERS = (
         application="peers.wirebell_app:app",
         paths=WIREBELL_PATHS,
         packages=("wirebell", "fastapi", *ASGI),
-        is_fast=True,
     ),
     Peer(
         "article",
@@ -146,7 +142,6 @@ PEERS = (
         module="peers.picows_server",
         paths={"room": "/", "open": "/", "echo": "/echo"},
         packages=("picows", "aiofastnet", "uvloop"),
-        is_fast=True,
     ),
     Peer(
         "websockets",
@@ -154,7 +149,6 @@ PEERS = (
         module="peers.websockets_server",
         paths={"room": "/", "open": "/", "echo": "/echo"},
         packages=("websockets", "uvloop"),
-        is_fast=True,
         can_compress=True,
     ),
     Peer(

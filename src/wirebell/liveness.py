@@ -61,6 +61,8 @@ class PingRing:
         self.step_seconds = interval_seconds / slot_count
         self.timeout_steps = math.ceil(timeout_seconds / self.step_seconds)
         self.slots: list[dict[Peer, None]] = [{} for _ in range(slot_count)]
+        # How many stand in each: asking all slots at every connection took 12 µs of it.
+        self.sizes = [0] * slot_count
         self.number = 0
         self.due_at = 0.0
 
@@ -90,14 +92,17 @@ class PingRing:
         """Begin to ping a peer that stands nowhere; first after half an interval to a whole one."""
         assert peer.ping_slot == -1
         count = len(self.slots)
-        ahead = range(self.number + count // 2 + 1, self.number + count + 1)
-        peer.ping_slot = min(ahead, key=lambda number: len(self.slots[number % count])) % count
+        first = (self.number + count // 2 + 1) % count
+        ahead = (self.sizes * 2)[first : first + count - count // 2]
+        peer.ping_slot = (first + ahead.index(min(ahead))) % count
         self.slots[peer.ping_slot][peer] = None
+        self.sizes[peer.ping_slot] += 1
 
     def remove(self, peer: Peer) -> None:
         """Forget a peer; idempotent."""
         if peer.ping_slot != -1:
             del self.slots[peer.ping_slot][peer]
+            self.sizes[peer.ping_slot] -= 1
             peer.ping_slot = -1
 
     @property

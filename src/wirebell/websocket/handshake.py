@@ -111,6 +111,10 @@ class RequestReader:
             HandshakeError: 400, it is no HTTP/1.1 request; 431, a line has more than 8,192 bytes,
                 there are more than 128 headers, or the head has more than 65,536 bytes.
         """
+        if self._request_line is None and not self._line:
+            request = self._read_whole(data)
+            if request is not None:
+                return request
         lines = (self._line + data).split(b"\r\n")
         self._line = lines.pop()
         for index, line in enumerate(lines, 1):
@@ -128,6 +132,31 @@ class RequestReader:
                 return Request(*self._request_line, self._headers)
         self._check_size(self._line)
         return None
+
+    def _read_whole(self, data: bytes) -> Request | None:
+        """Read a good head that came in one piece, as nearly all do; ``None`` for any other.
+
+        What the other way asks of each line is asked of all lines together: half of the time. It
+        finds no fault itself, since the other way knows which to name.
+        """
+        end = data.find(b"\r\n\r\n")
+        if not 0 < end <= LINE_BYTES_MAX:
+            return None
+        first, *lines = data[:end].split(b"\r\n")
+        pairs = [line.partition(b":") for line in lines]
+        names = [name for name, _, _ in pairs]
+        if (
+            len(lines) > HEADERS_MAX
+            or b"".join(lines).translate(None, VALUE)
+            or b"".join(names).translate(None, TOKEN)
+            or not all(names)
+            or not all(colon for _, colon, _ in pairs)
+        ):
+            return None
+        method, target = _read_request_line(first)
+        self.rest = data[end + 4 :]
+        headers = [(name.lower(), value.strip(b" \t")) for name, _, value in pairs]
+        return Request(method, target, headers)
 
     def _check_size(self, line: bytes) -> None:
         if len(line) > LINE_BYTES_MAX:
@@ -208,6 +237,8 @@ def check_upgrade(request: Request) -> Upgrade:
 def _check_connection(found: dict[bytes, list[bytes]]) -> None:
     for header, token in ((b"upgrade", b"websocket"), (b"connection", b"upgrade")):
         values = found.get(header, ())
+        if len(values) == 1 and values[0].lower() == token:
+            continue
         if token not in (value.lower() for value in _split(values)):
             raise HandshakeError(
                 426,

@@ -127,6 +127,36 @@ def test_a_silent_client_is_dropped(config: Config, loop: JumpingLoop, data: byt
     assert (False, True) == (early, link.is_aborted)
 
 
+def test_a_client_that_left_before_it_asked_is_forgotten(config: Config, loop: JumpingLoop) -> None:
+    """Who leaves without a word is neither waited for nor kept."""
+    protocol, link = connect(config, loop)
+    before = set(protocol.connections)
+    protocol.connection_lost(None)
+    loop.run_until_complete(asyncio.sleep(12.0))
+
+    assert {protocol} == before
+    assert set() == protocol.connections
+    assert not link.is_aborted
+
+
+def test_a_client_that_has_not_asked_is_closed_at_the_stop(
+    config: Config, loop: JumpingLoop
+) -> None:
+    """The server's stop waits for no request."""
+    protocol, link = connect(config, loop)
+    protocol.shutdown()
+
+    assert link.has_ended
+
+
+def test_a_configuration_is_loaded_once_it_is_needed(loop: JumpingLoop) -> None:
+    """As with uvicorn's own class."""
+    config = Config(application, http=HTTPProtocol, log_config=None, lifespan="off")
+    connect(config, loop)
+
+    assert config.loaded
+
+
 def test_a_served_client_is_not_dropped(config: Config, loop: JumpingLoop) -> None:
     """A request in time ends the wait; half of a second one starts it again."""
     protocol, link = connect(config, loop)
