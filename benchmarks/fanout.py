@@ -1,7 +1,9 @@
 """Fan-out: how soon, and how often, does a publication reach everybody in a room?
 
 Question: p99 latency and deliveries/s with 100, 1,000 and 10,000 subscribers and W = 1, 8, 64
-publications in flight; with `--compression`, what permessage-deflate makes of it.
+publications in flight; with `--compression`, what permessage-deflate makes of it; with
+`--protocol`, what it is through the client protocol of `wirebell serve`, everybody with a token and
+the publisher's permission checked with every publication.
 
 Method: every peer runs the same room on one core; `swarm.c` on the other core holds the
 subscribers, one of which publishes, checks every delivery, and sends the next publication when
@@ -61,6 +63,7 @@ class Plan:
         payload_bytes: Length of a publication.
         room_seconds_max: What a peer may take for one room.
         compresses: Whether permessage-deflate is negotiated, and publications are rows of JSON.
+        question: `room`, or `protocol` for the room through the client protocol.
     """
 
     subscribers: tuple[int, ...] = (100, 1000, 10_000)
@@ -71,12 +74,14 @@ class Plan:
     payload_bytes: int = 116
     room_seconds_max: float = 75.0
     compresses: bool = False
+    question: str = "room"
 
 
 QUICK = Plan(subscribers=(20,), windows=(1, 8), rounds=1, measure_ms=200)
 # Compression is about CPU, which a room of 1,000 shows as well as one of 10,000.
 COMPRESSION_SUBSCRIBERS = (100, 1000)
 COMPRESSION_BYTES = 1024
+PROTOCOL_SUBSCRIBERS = (1000, 10_000)
 
 
 def measure(peer: Peer, subscribers: int, plan: Plan) -> list[dict[str, Any]]:
@@ -129,6 +134,7 @@ def measure_rounds(peer: Peer, subscribers: int, plan: Plan) -> list[dict[str, f
         Swarm(
             server,
             subscribers,
+            question=plan.question,
             # Rounds of one cell stand apart, so that a noisy second does not hit all of them.
             windows=plan.windows * rounds,
             measure_ms=plan.measure_ms,
@@ -189,6 +195,11 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--compression", action="store_true", help="rows of JSON, permessage-deflate negotiated"
     )
+    parser.add_argument(
+        "--protocol",
+        action="store_true",
+        help="through the client protocol: with a token each, permissions and presence",
+    )
     return parser.parse_args()
 
 
@@ -199,6 +210,10 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         plan = replace(plan, compresses=True, payload_bytes=COMPRESSION_BYTES)
         if not arguments.quick:
             plan = replace(plan, subscribers=COMPRESSION_SUBSCRIBERS)
+    if arguments.protocol:
+        plan = replace(plan, question="protocol")
+        if not arguments.quick:
+            plan = replace(plan, subscribers=PROTOCOL_SUBSCRIBERS)
     return replace(
         plan,
         subscribers=rig.numbers(arguments.subscribers) or plan.subscribers,
@@ -213,7 +228,7 @@ def main() -> None:
     """Measure what the arguments ask for, print a table, and write the JSON."""
     arguments = read_arguments()
     plan = make_plan(arguments)
-    peers = chosen_peers(arguments.peers, "room")
+    peers = chosen_peers(arguments.peers, plan.question)
     if plan.compresses:
         peers = [peer for peer in peers if peer.can_compress or peer is LIMIT]
     cells: list[dict[str, Any]] = []
@@ -231,6 +246,7 @@ def main() -> None:
         method = {key: getattr(plan, key) for key in METHOD}
         body = {"method": method, "uvicorn": UVICORN, "cells": cells}
         name = "fanout_compression" if plan.compresses else "fanout"
+        name = "fanout_protocol" if plan.question == "protocol" else name
         rig.write_results(name, versions(peers), body, arguments.out)
 
 

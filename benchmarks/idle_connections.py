@@ -5,7 +5,8 @@ time of the server that holds them, and how fast they were opened.
 
 Method: the server runs on one core and first serves 20 connections that leave again, so that
 what is loaded and allocated once is not counted. Then its resident set size is read with 0, 2,000
-and 19,000 connections open, all in the room, and divided. Kernel memory (socket buffers) is not
+and 19,000 connections open, all in the room (with `--protocol` each connected with a token of its
+own and subscribed to one channel with presence), and divided. Kernel memory (socket buffers) is not
 in it and is the same for all. CPU is read over one ping interval of the slowest peer, in which
 every connection is pinged once or more: uvicorn, `websockets` and picows ping every 20 s, Wirebell
 and Engine.IO every 25 s.
@@ -49,19 +50,22 @@ class Plan:
 QUICK = Plan(connections=(50,), cpu_seconds=0.5)
 
 
-def measure(peer: Peer, plan: Plan) -> list[dict[str, Any]]:
+def measure(peer: Peer, plan: Plan, question: str) -> list[dict[str, Any]]:
     """Measure one peer; returns one cell for each step of the plan, in its order."""
     cells: list[dict[str, Any]] = []
     swarms: list[Swarm] = []
     hold_seconds = rig.LIFETIME_SECONDS_MAX
     with run_server(peer) as server, contextlib.ExitStack() as stack:
-        with Swarm(server, min(WARM_UP_CONNECTIONS, plan.connections[0]), hold_seconds=60):
+        warm_up = min(WARM_UP_CONNECTIONS, plan.connections[0])
+        with Swarm(server, warm_up, question=question, hold_seconds=60):
             pass
         time.sleep(SETTLE_SECONDS)
         before, held = server.memory_bytes(), 0
         for connections in plan.connections:
             added = connections - held
-            swarm = stack.enter_context(Swarm(server, added, hold_seconds=hold_seconds))
+            swarm = stack.enter_context(
+                Swarm(server, added, question=question, hold_seconds=hold_seconds)
+            )
             swarms.append(swarm)
             held = connections
             time.sleep(SETTLE_SECONDS)
@@ -105,7 +109,13 @@ def main() -> None:
     rig.add_arguments(parser)
     parser.add_argument("--connections", default="", help="steps, rising, e.g. 2000,19000")
     parser.add_argument("--seconds", type=float, default=0, help="how long CPU is watched")
+    parser.add_argument(
+        "--protocol",
+        action="store_true",
+        help="connections of the client protocol: a token each, one subscription with presence",
+    )
     arguments = parser.parse_args()
+    question = "protocol" if arguments.protocol else "room"
     plan = QUICK if arguments.quick else Plan()
     steps = rig.numbers(arguments.connections) or plan.connections
     plan = replace(
@@ -116,16 +126,20 @@ def main() -> None:
     if plan.connections != steps:
         print("left out: steps above the limit of open files")
     # The C loop keeps nothing in memory for a connection: there is nothing to compare.
-    peers = [peer for peer in chosen_peers(arguments.peers, "room") if peer is not LIMIT]
+    peers = [peer for peer in chosen_peers(arguments.peers, question) if peer is not LIMIT]
+    if arguments.protocol:
+        # What the others cost stands in the other table.
+        peers = [peer for peer in peers if peer.dialect == "protocol"]
     cells: list[dict[str, Any]] = []
     for peer in peers:
         print(f"{peer.title} ...", flush=True)
-        cells += measure(peer, plan)
+        cells += measure(peer, plan, question)
     print_table(cells)
     if arguments.out or not arguments.quick:
         method = {"cpu_seconds": plan.cpu_seconds, "warm_up_connections": WARM_UP_CONNECTIONS}
         body = {"method": method, "uvicorn": UVICORN, "cells": cells}
-        rig.write_results("idle_connections", versions(peers), body, arguments.out)
+        name = "idle_protocol" if arguments.protocol else "idle_connections"
+        rig.write_results(name, versions(peers), body, arguments.out)
 
 
 if __name__ == "__main__":

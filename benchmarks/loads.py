@@ -7,14 +7,29 @@ after one line on stderr. It ends with this process and with its own alarm.
 import json
 import os
 import subprocess
+import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import IO, Any, Self
 
-from rig import LIFETIME_SECONDS_MAX, compile_program, cores
-from servers import Server
+from rig import HERE, LIFETIME_SECONDS_MAX, compile_program, cores
+from servers import PROTOCOL, Server
+from wirebell.tokens import TokenKeys, create_connection_token
 
-__all__ = ("LoadFailed", "Swarm", "measure_echoes", "measure_opening")
+__all__ = (
+    "LoadFailed",
+    "Swarm",
+    "create_tokens",
+    "measure_echoes",
+    "measure_opening",
+    "talk",
+    "write_lines",
+)
+
+TOKEN_SECONDS = 3600.0
+ROOM = "room:bench"
 
 # What a browser would send, so that there are headers to read.
 HEADERS = (
@@ -127,14 +142,73 @@ def measure_echoes(
     return run("echoes", options)
 
 
+def create_tokens(count: int) -> list[str]:
+    """Sign connection tokens for ``count`` users, as the peer of the client protocol takes them."""
+    path = HERE / "peers" / PROTOCOL.configuration
+    secret = json.loads(path.read_text())["client"]["token"]["hmac_secret_key"]
+    keys = TokenKeys(hmac_secret_key=secret)
+    now = time.time()
+    return [
+        create_connection_token(keys, f"user-{number}", now, ttl_seconds=TOKEN_SECONDS)
+        for number in range(count)
+    ]
+
+
+@contextmanager
+def write_lines(lines: Sequence[str]) -> Iterator[str]:
+    """Write lines into a file that goes with the block; gives its path."""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+        file.writelines(f"{line}\n" for line in lines)
+        file.flush()
+        yield file.name
+
+
+def talk(
+    server: Server, question: str, clients: int, options: Mapping[str, object]
+) -> list[dict[str, float]]:
+    """Run `talkers.c` to its end, each of its clients with a token of its own.
+
+    Args:
+        server: Whom to load.
+        question: `publish`, `open` or `recover`.
+        clients: How many tokens are needed.
+        options: The program's others.
+
+    Returns:
+        One dictionary for each round, with the keys that it prints.
+
+    Raises:
+        LoadFailed: Something was not as expected, for one a lost or doubled publication.
+    """
+    with write_lines(create_tokens(clients)) as tokens:
+        given = {
+            "question": question,
+            "port": server.port,
+            "path": server.peer.paths["protocol"],
+            "tokens": tokens,
+            "server-pid": server.pid,
+            **options,
+        }
+        process = start("talkers", given, HEADERS)
+        try:
+            output, errors = process.communicate()
+        finally:
+            process.kill()
+    if process.returncode:
+        raise LoadFailed(read_reason(errors))
+    return [json.loads(line) for line in output.splitlines()]
+
+
 class Swarm:
     """The load on a room: N connections, ready when the object is; see `swarm.c`.
 
     State: the child process. Use it as a context manager, from one thread; it ends with the block.
 
     Args:
-        server: Whom to load.
+        server: Whom to load; with a peer of the client protocol every connection shows a token and
+            subscribes to one channel with presence.
         connections: How many, 1 or more.
+        question: What path of the peer is asked for.
         windows: Publications in flight, one number per round, in the order of the rounds.
         measure_ms: Length of the counted part of a round, in milliseconds.
         hold_seconds: How long at most the connections stay open after the rounds; 0: not at all.
@@ -152,6 +226,7 @@ class Swarm:
         server: Server,
         connections: int,
         *,
+        question: str = "room",
         windows: Sequence[int] = (),
         measure_ms: int = 1000,
         hold_seconds: int = 0,
@@ -162,7 +237,7 @@ class Swarm:
     ) -> None:
         options: dict[str, object] = {
             "port": server.port,
-            "path": server.peer.paths["room"],
+            "path": server.peer.paths[question],
             "dialect": server.peer.dialect,
             "connections": connections,
             "measure-ms": measure_ms,
@@ -175,6 +250,14 @@ class Swarm:
         }
         if windows:
             options["windows"] = ",".join(map(str, windows))
+        is_protocol = server.peer.dialect == "protocol"
+        with write_lines(create_tokens(connections if is_protocol else 0)) as tokens:
+            if is_protocol:
+                options |= {"channel": ROOM, "tokens": tokens}
+            self._start(options, seconds_max)
+
+    def _start(self, options: Mapping[str, object], seconds_max: float) -> None:
+        """Start the process, and wait until its connections are open."""
         self._process = start("swarm", options, ())
         self._seconds_max = seconds_max
         self._is_late = False

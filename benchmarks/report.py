@@ -17,13 +17,17 @@ __all__ = (
     "insert",
     "main",
     "render_all",
+    "render_commands",
     "render_connect",
     "render_connect_steps",
     "render_fanout",
     "render_fanout_compression",
+    "render_fanout_protocol",
     "render_faults",
     "render_idle_connections",
+    "render_idle_protocol",
     "render_latency",
+    "render_recovery_storm",
 )
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -33,6 +37,11 @@ END = "<!-- benchmarks:end -->"
 # Room and publications in flight, in the order of the columns; the JSON has all.
 FANOUT_CELLS = ((100, 1), (1000, 1), (1000, 8), (1000, 64), (10_000, 1), (10_000, 64))
 NOTHING = "–"
+COMMANDS = {
+    "publish": "publish to a channel of one's own, until it is back",
+    "publish_history": "the same with history",
+    "open": "connect, subscribe, leave",
+}
 LATENCY_MS_MAX = 20_000
 
 
@@ -182,6 +191,62 @@ def render_idle_connections(found: Mapping[str, Any]) -> str:
     )
 
 
+def render_fanout_protocol(found: Mapping[str, Any]) -> str:
+    """Render fan-out through the client protocol, as `render_fanout`."""
+    _, _, table = render_fanout(found).partition("\n\n")
+    return (
+        "The same through the client protocol of `wirebell serve`, everybody with a token and "
+        "presence, every publication permitted; the article's manager sends bare text.\n\n" + table
+    )
+
+
+def render_idle_protocol(found: Mapping[str, Any]) -> str:
+    """Render idle connections of the client protocol, as `render_idle_connections`."""
+    _, _, table = render_idle_connections(found).partition("\n\n")
+    return (
+        "The same for clients of the protocol, each connected with a token and subscribed to a "
+        "channel with presence.\n\n" + table
+    )
+
+
+def render_commands(found: Mapping[str, Any]) -> str:
+    """Render commands of the client protocol: a row for each question and number of clients."""
+    rows = [
+        [
+            COMMANDS[cell["question"]],
+            f"{cell['in_flight']:,}",
+            f"{cell['p99_ms']:,.2f} ms",
+            f"{cell['per_second']:,.0f}/s",
+            f"{cell['per_cpu_second']:,.0f}/s",
+        ]
+        for cell in found["cells"]
+    ]
+    head = ["", "clients at once", "p99", "rate", "per second of the server's CPU"]
+    return (
+        "The client protocol on one core, memory broker, token and permissions checked.\n\n"
+        + render_table(head, rows)
+    )
+
+
+def render_recovery_storm(found: Mapping[str, Any]) -> str:
+    """Render the recovery storm: a row for each size."""
+    rows = [
+        [
+            f"{cell['clients']:,} clients, {cell['missed']} publications each",
+            f"{cell['lost']:,}",
+            f"{cell['p99_ms']:,.1f} ms",
+            f"{cell['per_second']:,.0f}/s",
+            f"{cell['per_cpu_second']:,.0f}/s",
+        ]
+        for cell in found["cells"]
+    ]
+    head = ["", "lost", "p99", "clients recovered", "per second of the server's CPU"]
+    return (
+        "Recovery storm: all connect with a token, and get what they missed with the answer to "
+        "their subscribe command.\n\n" + render_table(head, rows)
+    )
+
+
 def render_faults(found: Mapping[str, Any]) -> str:
     """Render faults: a row for each."""
     rows = [
@@ -204,11 +269,15 @@ def render_faults(found: Mapping[str, Any]) -> str:
 
 RENDERERS = {
     "fanout": render_fanout,
+    "fanout_protocol": render_fanout_protocol,
     "fanout_compression": render_fanout_compression,
+    "commands": render_commands,
+    "recovery_storm": render_recovery_storm,
     "latency": render_latency,
     "connect": render_connect,
     "connect_steps": render_connect_steps,
     "idle_connections": render_idle_connections,
+    "idle_protocol": render_idle_protocol,
     "faults": render_faults,
 }
 

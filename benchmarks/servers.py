@@ -26,6 +26,7 @@ from rig import HERE, LIFETIME_SECONDS_MAX, compile_program, cores
 __all__ = (
     "LIMIT",
     "PEERS",
+    "PROTOCOL",
     "RAW",
     "UVICORN",
     "Peer",
@@ -47,18 +48,21 @@ STOP_SECONDS_MAX = 1.0  # then killed: a peer may spend long on saying goodbye t
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One way to run a server; exactly one of application, module and program is given.
+    """One way to run a server; one of application, configuration, module and program is given.
 
     Attributes:
         name: Key in the JSON.
         title: What the tables say.
         application: Import string for uvicorn.
         options: For uvicorn, after `UVICORN`; what is said twice counts the second time.
+        configuration: File in `peers/` for `wirebell serve`.
         module: Python module with a server of its own, started with the port.
         program: C program, started with the port and its lifetime.
-        paths: What a client asks for, by question: `room`, `open`, `dependencies`, `echo`. A
-            question without a path is not put to this peer.
-        dialect: What is spoken inside the frames: `text` or `socketio`.
+        paths: What a client asks for, by question: `room`, `open`, `dependencies`, `echo`, and
+            `protocol`, for what is asked of the client protocol. A question without a path is not
+            put to this peer.
+        dialect: What is spoken inside the frames: `text`, `socketio`, or `protocol`, the client
+            protocol in JSON.
         packages: Distributions whose versions matter.
         can_compress: Whether the room can be run with permessage-deflate.
     """
@@ -67,6 +71,7 @@ class Peer:
     title: str
     application: str = ""
     options: tuple[str, ...] = ()
+    configuration: str = ""
     module: str = ""
     program: str = ""
     paths: Mapping[str, str] = field(default_factory=dict)
@@ -82,7 +87,15 @@ WIREBELL_PATHS = {
     "dependencies": "/bench/dependencies",
     "echo": "/echo",
 }
-LIMIT = Peer("limit", "C send() loop", program="send_limit", paths={"room": "/"})
+LIMIT = Peer("limit", "C send() loop", program="send_limit", paths={"room": "/", "protocol": "/"})
+PROTOCOL = Peer(
+    "wirebell_protocol",
+    "Wirebell, client protocol",
+    configuration="protocol.json",
+    paths={"protocol": "/connection/websocket"},
+    dialect="protocol",
+    packages=("wirebell", "fastapi", *ASGI),
+)
 RAW = Peer(
     "raw",
     "raw asyncio.Protocol",
@@ -92,6 +105,7 @@ RAW = Peer(
 )
 PEERS = (
     LIMIT,
+    PROTOCOL,
     RAW,
     Peer(
         "wirebell",
@@ -125,7 +139,7 @@ PEERS = (
         "article",
         "article's manager",
         application="peers.article:app",
-        paths={"room": "/ws/1"},
+        paths={"room": "/ws/1", "protocol": "/ws/1"},
         packages=("fastapi", *ASGI),
         can_compress=True,
     ),
@@ -204,6 +218,10 @@ def list_command(peer: Peer, port: int, *, compresses: bool) -> list[str]:
     if peer.module:
         words = [sys.executable, "-m", peer.module, str(port)]
         return [*words, "deflate"] if compresses else words
+    if peer.configuration:
+        words = [sys.executable, "-m", "wirebell", "serve", "--port", str(port)]
+        words += ["--config", str(HERE / "peers" / peer.configuration), "--log.level", "error"]
+        return words
     words = [sys.executable, "-m", "uvicorn", *shlex.split(UVICORN), *peer.options]
     words += ["--ws-per-message-deflate", str(compresses).lower()]
     return [*words, "--port", str(port), peer.application]
@@ -226,10 +244,14 @@ def run_server(peer: Peer, *, compresses: bool = False) -> Iterator[Server]:
         list_command(peer, port, compresses=compresses),
         env=os.environ | environment,
         preexec_fn=end_with_parent,
+        # `wirebell serve` says there where it answers.
+        stdout=subprocess.DEVNULL,
     )
     try:
         os.sched_setaffinity(process.pid, {cores()[0]})
         wait_answering(process, port)
+        if peer.configuration:
+            wait_response(port)
         yield Server(peer, process.pid, port)
     finally:
         process.terminate()
@@ -266,6 +288,18 @@ def wait_answering(process: subprocess.Popen[bytes], port: int) -> None:
             return
         time.sleep(0.05)
     raise RuntimeError(f"{shlex.join(map(str, process.args))} does not answer")  # type: ignore[arg-type]
+
+
+def wait_response(port: int) -> None:
+    """Wait for an answer to a request: `wirebell serve` listens before it has loaded all it needs.
+
+    Raises:
+        RuntimeError: There is none.
+    """
+    with socket.create_connection(("127.0.0.1", port), START_SECONDS_MAX) as probe:
+        probe.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        if not probe.recv(1):
+            raise RuntimeError("the server closes without an answer")
 
 
 def chosen_peers(names: str, question: str) -> list[Peer]:

@@ -21,8 +21,11 @@
  *
  * Usage     swarm --port P --path /x --connections N [--windows 1,8,64] [--warm-ms 300]
  *                 [--measure-ms 1000] [--payload-bytes 116] [--payload filler|rows]
- *                 [--dialect text|socketio] [--deflate 1] [--header 'Name: value']...
- *                 [--hold SECONDS] [--server-pid PID]
+ *                 [--dialect text|socketio|protocol] [--deflate 1] [--header 'Name: value']...
+ *                 [--channel NAME --tokens FILE] [--hold SECONDS] [--server-pid PID]
+ *           With the dialect `protocol` every connection speaks the client protocol in JSON: it
+ *           shows a token, a line of the file (those behind the last begin at the first again),
+ *           subscribes, and answers pings; it is ready with the answer.
  *           One JSON line per fact on stdout: {"ready":...}, then one per round. With --hold, the
  *           connections stay open, pings answered, until stdin ends or the time is over.
  *           Exit status 1, with one line on stderr, when anything is not as expected.
@@ -43,7 +46,8 @@ enum {
     OPENING_MAX = 64,        /* connections in connect or handshake at a time */
     IN_FLIGHT_MAX = 4096,    /* ring of publications; a power of two */
     PAYLOAD_BYTES_MAX = 2000,
-    TEXT_BYTES_MAX = PAYLOAD_BYTES_MAX + 96, /* with what a dialect puts around it */
+    TEXT_BYTES_MAX = PAYLOAD_BYTES_MAX + 256, /* with what a dialect puts around it */
+    TOKEN_BYTES_MAX = 1024,
     ROUNDS_MAX = 64,
     SETTLE_MS = 200,         /* from the last handshake to the first publication */
     WINDOW_BITS = 15,        /* of inflation: what any server may use */
@@ -69,13 +73,14 @@ struct inflated {
 
 static struct {
     int port, connections, warm_ms, measure_ms, payload_bytes, hold_seconds, server_pid;
-    int is_socketio, has_rows, does_deflate;
+    int is_socketio, is_protocol, has_rows, does_deflate;
     int window_count, windows[ROUNDS_MAX];
-    const char *path;
+    const char *path, *channel;
     char headers[4096];
-} options = {.path = "/", .warm_ms = 300, .measure_ms = 1000, .payload_bytes = 116};
+} options = {.path = "/", .channel = "bench", .warm_ms = 300, .measure_ms = 1000, .payload_bytes = 116};
 
 static struct connection *swarm;
+static char *tokens, *next_token;
 static int loop_fd, ready_count, opened_count;
 
 /* The publications of the running round. */
@@ -120,8 +125,8 @@ static void write_rows(char *out, int bytes)
 static void publish(void)
 {
     static unsigned char frames[IN_FLIGHT_MAX * (TEXT_BYTES_MAX + 8)];
-    char text[TEXT_BYTES_MAX], filler[PAYLOAD_BYTES_MAX];
-    const char *before = options.is_socketio ? "42[\"bench\"," : "", *after = options.is_socketio ? "]" : "";
+    char text[TEXT_BYTES_MAX], filler[PAYLOAD_BYTES_MAX], before[160] = "";
+    const char *after = options.is_socketio ? "]" : options.is_protocol ? "}}" : "";
     /* {"by":"ann","text":"<filler>","seq":"00000042"} */
     int filler_bytes = options.payload_bytes - (int)sizeof "{\"by\":\"ann\",\"text\":\"\",\"seq\":\"00000000\"}" + 1;
     size_t bytes = 0;
@@ -129,6 +134,11 @@ static void publish(void)
     memset(filler, 'x', (size_t)filler_bytes);
     filler[filler_bytes] = 0;
     while (to_publish) {
+        if (options.is_socketio)
+            strcpy(before, "42[\"bench\",");
+        else if (options.is_protocol)
+            snprintf(before, sizeof before, "{\"id\":%u,\"publish\":{\"channel\":\"%s\",\"data\":",
+                     published + 3, options.channel);
         if (options.has_rows)
             write_rows(filler, filler_bytes);
         int length = snprintf(text, sizeof text, "%s{\"by\":\"ann\",\"text\":\"%s\",\"seq\":\"%08u\"}%s",
@@ -163,15 +173,76 @@ static void receive_delivery(struct connection *connection, const char *text, si
     }
 }
 
+static void send_text(struct connection *connection, const char *text)
+{
+    static unsigned char frame[TOKEN_BYTES_MAX + 256];
+    send_all(connection->stream.fd, frame, encode_frame(frame, 1, text, strlen(text)));
+}
+
+/* Begin to speak the client protocol: who we are, and what we listen to. */
+static void send_greeting(struct connection *connection)
+{
+    char text[TOKEN_BYTES_MAX + 200];
+    size_t bytes = strcspn(next_token, "\n");
+
+    snprintf(text, sizeof text, "{\"id\":1,\"connect\":{\"token\":\"%.*s\"}}", (int)bytes, next_token);
+    send_text(connection, text);
+    next_token += bytes + (next_token[bytes] == '\n');
+    if (!*next_token)
+        next_token = tokens;
+    snprintf(text, sizeof text, "{\"id\":2,\"subscribe\":{\"channel\":\"%s\"}}", options.channel);
+    send_text(connection, text);
+    connection->state = GREETING;
+}
+
+static void read_tokens(const char *path)
+{
+    FILE *file = fopen(path, "r");
+    if (!file)
+        fail("%s: %s", path, strerror(errno));
+    size_t size = 0;
+    if (getdelim(&tokens, &size, 0, file) < 8 || tokens[0] == '\n')
+        fail("%s holds no tokens", path);
+    fclose(file);
+    next_token = tokens;
+}
+
 static void become_ready(struct connection *connection)
 {
     connection->state = READY;
     ready_count++;
 }
 
+/* One reply or push of the client protocol. */
+static void receive_line(struct connection *connection, const char *text, size_t bytes, uint64_t now)
+{
+    static const char head[] = "{\"push\":{\"channel\":\"", middle[] = "\",\"pub\":{\"data\":";
+
+    if (bytes == 2) { /* {}: a ping */
+        pings++;
+        send_text(connection, "{}");
+    } else if (bytes > 6 && !memcmp(text, "{\"id\":", 6)) {
+        if (memmem(text, bytes, "\"error\":", 8))
+            fail("refused: %.*s", (int)bytes, text);
+        if (connection->state == GREETING && text[6] == '2')
+            become_ready(connection);
+    } else if (connection->state == READY && options.window_count) {
+        size_t length = sizeof head + strlen(options.channel) + sizeof middle - 2 + (size_t)options.payload_bytes;
+        if (bytes < length)
+            fail("not a publication: %.*s", (int)bytes, text);
+        receive_delivery(connection, text, length, now);
+    }
+}
+
 static void receive_text(struct connection *connection, const char *text, size_t bytes, uint64_t now)
 {
-    if (options.is_socketio && bytes && text[0] == '2') { /* Engine.IO ping */
+    if (options.is_protocol) {
+        for (const char *end = text + bytes, *next; text < end; text = next + 1) {
+            next = memchr(text, '\n', (size_t)(end - text));
+            next = next ? next : end;
+            receive_line(connection, text, (size_t)(next - text), now);
+        }
+    } else if (options.is_socketio && bytes && text[0] == '2') { /* Engine.IO ping */
         pings++;
         send_frame(connection->stream.fd, 1, "3", 1);
     } else if (connection->state == GREETING) {
@@ -300,6 +371,8 @@ static size_t receive_upgrade(struct connection *connection, unsigned char *data
         connection->deflate = strcasestr((char *)data, "server_no_context_takeover") ? EACH_MESSAGE : WITH_CONTEXT;
     if (options.is_socketio)
         connection->state = GREETING;
+    else if (options.is_protocol)
+        send_greeting(connection);
     else
         become_ready(connection);
     return used;
@@ -448,12 +521,14 @@ static void read_options(int argc, char **argv)
         {"windows", 1, 0, 'w'},    {"warm-ms", 1, 0, 'a'}, {"measure-ms", 1, 0, 'm'},
         {"payload-bytes", 1, 0, 'b'}, {"payload", 1, 0, 'r'}, {"dialect", 1, 0, 'd'},
         {"deflate", 1, 0, 'z'},    {"header", 1, 0, 'h'},  {"hold", 1, 0, 'i'},
-        {"server-pid", 1, 0, 's'}, {0, 0, 0, 0}};
+        {"server-pid", 1, 0, 's'}, {"channel", 1, 0, 'c'}, {"tokens", 1, 0, 't'}, {0, 0, 0, 0}};
     int name;
 
     while ((name = getopt_long(argc, argv, "", names, NULL)) != -1) {
         switch (name) {
         case 'p': options.port = atoi(optarg); break;
+        case 'c': options.channel = optarg; break;
+        case 't': read_tokens(optarg); break;
         case 'u': options.path = optarg; break;
         case 'n': options.connections = atoi(optarg); break;
         case 'a': options.warm_ms = atoi(optarg); break;
@@ -461,7 +536,10 @@ static void read_options(int argc, char **argv)
         case 'b': options.payload_bytes = atoi(optarg); break;
         case 'i': options.hold_seconds = atoi(optarg); break;
         case 's': options.server_pid = atoi(optarg); break;
-        case 'd': options.is_socketio = !strcmp(optarg, "socketio"); break;
+        case 'd':
+            options.is_socketio = !strcmp(optarg, "socketio");
+            options.is_protocol = !strcmp(optarg, "protocol");
+            break;
         case 'r': options.has_rows = !strcmp(optarg, "rows"); break;
         case 'z': options.does_deflate = atoi(optarg); break;
         case 'h': add_header(options.headers, sizeof options.headers, optarg); break;
@@ -471,6 +549,8 @@ static void read_options(int argc, char **argv)
     }
     if (options.port < 1 || options.connections < 1)
         fail("--port and --connections are needed");
+    if (options.is_protocol && (!tokens || strlen(options.channel) > 64))
+        fail("the protocol needs --tokens, and a --channel of at most 64 bytes");
     if (options.payload_bytes < 64 + 32 * options.has_rows || options.payload_bytes > PAYLOAD_BYTES_MAX)
         fail("--payload-bytes: %d to %d", 64 + 32 * options.has_rows, PAYLOAD_BYTES_MAX);
     if (options.does_deflate) /* what a browser offers */

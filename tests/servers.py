@@ -55,6 +55,12 @@ UVICORN: dict[str, tuple[str, ...]] = {
 }
 """Kind → options: our class on each loop and HTTP implementation, and uvicorn's own classes."""
 
+# Each loop and each HTTP implementation stands in another pair already.
+REDUNDANT = ("wirebell-uvloop-h11", "wirebell-asyncio-httptools")
+if not os.environ.get("WIREBELL_TEST_EVERY_SERVER"):
+    for redundant in REDUNDANT:
+        del UVICORN[redundant]
+
 OUR_KINDS: tuple[str, ...] = tuple(kind for kind in UVICORN if kind.startswith("wirebell-"))
 """Servers on which our own engine moves the bytes."""
 

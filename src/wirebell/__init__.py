@@ -18,32 +18,53 @@ from wirebell.errors import (
     PermissionDenied,
     WirebellError,
 )
+from wirebell.hooks import Caller
 from wirebell.model import (
+    ChannelOptions,
+    ChannelPermissions,
     ClientInfo,
     History,
     Identity,
     Overflow,
     Publication,
+    PublicationFormat,
+    RecoveryMode,
+    ServerSubscribe,
     StreamPosition,
+)
+from wirebell.options import (
+    APIOptions,
+    ChannelNames,
+    ClientOptions,
+    EndpointOptions,
+    TransportOptions,
 )
 from wirebell.realtime import Realtime
 from wirebell.settings import Settings
+from wirebell.tokens import TokenKeys, create_connection_token, create_subscription_token
 from wirebell.version import __version__
 
 __all__ = (
+    "APIOptions",
     "BadRequest",
     "BoundChannel",
     "BrokerClosed",
     "BrokerError",
     "BrokerUnavailable",
+    "Caller",
     "Channel",
+    "ChannelNames",
+    "ChannelOptions",
+    "ChannelPermissions",
     "ClientInfo",
+    "ClientOptions",
     "CommandError",
     "ConfigError",
     "ConnectionClosed",
     "Denied",
     "Disconnect",
     "DisconnectCode",
+    "EndpointOptions",
     "ErrorCode",
     "History",
     "Identity",
@@ -52,9 +73,16 @@ __all__ = (
     "Overflow",
     "PermissionDenied",
     "Publication",
+    "PublicationFormat",
     "Realtime",
+    "RecoveryMode",
+    "ServerSubscribe",
     "Settings",
     "StreamPosition",
+    "TokenKeys",
+    "TransportOptions",
     "WirebellError",
     "__version__",
+    "create_connection_token",
+    "create_subscription_token",
 )

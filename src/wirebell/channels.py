@@ -9,25 +9,37 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar
 
-from pydantic import TypeAdapter
-from pydantic_core import to_json
+import msgspec
+from pydantic import TypeAdapter, ValidationError
 from starlette.requests import HTTPConnection
 
 from wirebell.errors import BadRequest, ConfigError, PermissionDenied
 from wirebell.interfaces import HistorySlice
 from wirebell.model import (
     ChannelOptions,
+    ChannelPermissions,
     ClientInfo,
-    PayloadFormat,
+    History,
+    Overflow,
     Publication,
+    PublicationFormat,
+    RecoveryMode,
     StreamPosition,
 )
 from wirebell.node import Node
 from wirebell.permissions import PermissionApp
+from wirebell.publishing import encode_payload
 
-__all__ = ("BoundChannel", "Channel", "ChannelRegistry", "ChannelTemplate", "encode_payload")
+__all__ = (
+    "BoundChannel",
+    "Channel",
+    "ChannelKeywords",
+    "ChannelRegistry",
+    "ChannelTemplate",
+    "create_options",
+)
 
 SendsT = TypeVar("SendsT")
 Authorizer = TypeVar("Authorizer", bound=Callable[..., Any])
@@ -35,26 +47,60 @@ Authorizer = TypeVar("Authorizer", bound=Callable[..., Any])
 # Matching patterns is most of what a publish would cost; 10,000 names are about 2 MB.
 KNOWN_OPTIONS_MAX = 10_000
 
+OF_HISTORY = ("allow_history_for_subscriber", "allow_history_for_anonymous")
+OF_PRESENCE = ("allow_presence_for_subscriber", "allow_presence_for_anonymous")
+
 PARAMETER = re.compile(r"{([a-zA-Z_][a-zA-Z0-9_]*)(:path)?}")
 
 
-def encode_payload(data: object, key: str = "") -> Publication:
-    """Serialise a payload, once for all subscribers.
+class ChannelKeywords(TypedDict, total=False):
+    """What `wirebell.Realtime.channel` takes: fields of `ChannelOptions` and its permissions."""
 
-    Args:
-        data: ``str`` travels as text; a Pydantic model, or anything that Pydantic can write as
-            JSON, travels as JSON. JSON has no words for NaN and infinity: they become null.
-        key: What it is the newest state of, for `Overflow.KEEP_LATEST`.
+    history: History | None
+    presence: bool
+    join_leave: bool
+    force_push_join_leave: bool
+    overflow: Overflow
+    allow_positioning: bool
+    force_positioning: bool
+    allow_recovery: bool
+    force_recovery: bool
+    recovery_mode: RecoveryMode
+    auto_cache_recover: bool
+    allowed_delta_types: tuple[str, ...]
+    delta_publish: bool
+    allow_tags_filter: bool
+    publication_format: PublicationFormat
+    allow_subscribe_for_client: bool
+    allow_subscribe_for_anonymous: bool
+    allow_publish_for_client: bool
+    allow_publish_for_subscriber: bool
+    allow_publish_for_anonymous: bool
+    allow_presence_for_client: bool
+    allow_presence_for_subscriber: bool
+    allow_presence_for_anonymous: bool
+    allow_history_for_client: bool
+    allow_history_for_subscriber: bool
+    allow_history_for_anonymous: bool
 
-    Raises:
-        BadRequest: It is text that UTF-8 cannot hold, or nothing that JSON can.
+
+def create_options(keywords: ChannelKeywords) -> ChannelOptions:
+    """Create a declared channel's options; history and presence bring what belongs to them.
+
+    A subscriber of a declared channel has passed its ``authorize``, so it may read what the
+    channel keeps, anonymous or not; a configured namespace grants nothing by itself.
     """
-    try:
-        if isinstance(data, str):
-            return Publication(data.encode(), PayloadFormat.TEXT, key=key)
-        return Publication(to_json(data, inf_nan_mode="null"), PayloadFormat.JSON, key=key)
-    except (UnicodeEncodeError, ValueError, TypeError) as error:
-        raise BadRequest(f"cannot serialise {type(data).__name__}: {error}") from error
+    given: dict[str, Any] = dict(keywords)
+    if given.get("history") is not None:
+        implied = ("force_positioning", "force_recovery", *OF_HISTORY)
+        given = dict.fromkeys(implied, True) | given
+    if given.get("presence"):
+        implied = ("join_leave", "force_push_join_leave", *OF_PRESENCE)
+        given = dict.fromkeys(implied, True) | given
+    allowed = {
+        name: given.pop(name) for name in ChannelPermissions.__struct_fields__ if name in given
+    }
+    return ChannelOptions(**given, permissions=ChannelPermissions(**allowed))
 
 
 class ChannelTemplate:
@@ -203,13 +249,16 @@ class Channel(Generic[SendsT]):
         Raises:
             BadRequest: It is not of that type.
         """
-        if self.adapter is None:
-            return encode_payload(data, key)
-        try:
-            checked = self.adapter.validate_python(data)
-        except ValueError as error:
-            raise BadRequest(f"not what {self.template.pattern!r} sends: {error}") from error
-        return encode_payload(checked, key)
+        checked: object = data
+        if self.adapter is not None:
+            try:
+                checked = self.adapter.validate_python(data)
+            except ValueError as error:
+                raise BadRequest(f"not what {self.template.pattern!r} sends: {error}") from error
+        publication = encode_payload(checked, key)
+        if self.options.delta_publish:
+            publication = msgspec.structs.replace(publication, has_delta=True)
+        return publication
 
     def authorize(self, function: Authorizer) -> Authorizer:
         """Have a function decide who may subscribe; a decorator.
@@ -222,6 +271,15 @@ class Channel(Generic[SendsT]):
         self.permissions.add(self.name, self.template.names, function)
         self.is_authorized = True
         return function
+
+    def lets_in(self, user_id: str) -> bool:
+        """Tell whether a peer may subscribe without being asked anything."""
+        permissions = self.options.permissions
+        return self.public or (
+            not self.is_authorized
+            and permissions.allow_subscribe_for_client
+            and (user_id != "" or permissions.allow_subscribe_for_anonymous)
+        )
 
     async def check_subscribe(
         self, connection: HTTPConnection, parameters: Mapping[str, str]
@@ -251,7 +309,7 @@ class ChannelRegistry:
 
     def __init__(self) -> None:
         self.declarations: list[Channel[Any]] = []
-        self.known_options: dict[str, ChannelOptions] = {}
+        self.known_options: dict[str, ChannelOptions | None] = {}
 
     def add(self, declaration: Channel[Any]) -> None:
         """Add a declaration after the others.
@@ -273,13 +331,34 @@ class ChannelRegistry:
                 return declaration, parameters
         return None
 
-    def options_for(self, channel: str) -> ChannelOptions:
-        """Return what a channel keeps: nothing, where no declaration matches."""
-        options = self.known_options.get(channel)
-        if options is None:
-            if len(self.known_options) >= KNOWN_OPTIONS_MAX:
-                self.known_options.clear()
-            found = self.find(channel)
-            options = found[0].options if found is not None else ChannelOptions()
-            self.known_options[channel] = options
+    def check_data(self, channel: str, data: bytes) -> None:
+        """Refuse JSON that a channel's declaration does not send; without one all of it passes.
+
+        Raises:
+            BadRequest: It is not of the declaration's ``sends`` type.
+        """
+        found = self.find(channel) if self.declarations else None
+        if found is not None and found[0].adapter is not None:
+            try:
+                found[0].adapter.validate_json(data)
+            except ValidationError as error:
+                # What the client sent is not repeated to it, nor to the log.
+                first = error.errors(include_url=False, include_input=False)[0]
+                where = ".".join(map(str, first["loc"]))
+                what = f"not what {found[0].template.pattern!r} sends"
+                raise BadRequest(f"{what}: {where or 'it'}: {first['msg']}") from error
+
+    def find_options(self, channel: str) -> ChannelOptions | None:
+        """Return what a channel keeps and allows; ``None`` where no declaration matches."""
+        if not self.declarations:
+            return None
+        try:
+            return self.known_options[channel]
+        except KeyError:
+            pass
+        if len(self.known_options) >= KNOWN_OPTIONS_MAX:
+            self.known_options.clear()
+        found = self.find(channel)
+        options = found[0].options if found is not None else None
+        self.known_options[channel] = options
         return options

@@ -4,10 +4,15 @@ The tree (a test compares it with the classes)::
 
     WirebellError
     ├── CommandError
+    │   ├── ProtocolError
     │   ├── BadRequest
     │   ├── LimitExceeded
     │   ├── PermissionDenied
     │   └── Denied
+    ├── ClientDisconnected
+    ├── TokenError
+    │   ├── TokenInvalid
+    │   └── TokenExpired
     ├── BrokerError
     │   ├── BrokerUnavailable
     │   └── BrokerClosed
@@ -23,15 +28,20 @@ It knows nothing of transports: a code is a number, whoever carries it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
 __all__ = (
+    "DISCONNECT_REASONS",
+    "ERROR_MESSAGES",
+    "TEMPORARY_CODES",
+    "UNSUBSCRIBE_REASONS",
     "BadRequest",
     "BrokerClosed",
     "BrokerError",
     "BrokerUnavailable",
+    "ClientDisconnected",
     "CommandError",
     "ConfigError",
     "ConnectionClosed",
@@ -44,8 +54,14 @@ __all__ = (
     "LimitExceeded",
     "NotRunning",
     "PermissionDenied",
+    "ProtocolError",
+    "TokenError",
+    "TokenExpired",
+    "TokenInvalid",
     "TooLong",
+    "UnsubscribeCode",
     "WirebellError",
+    "create_disconnect",
 )
 
 
@@ -54,12 +70,78 @@ class ErrorCode(IntEnum):
 
     INTERNAL = 100
     """Something broke on our side; temporary."""
+    UNAUTHORIZED = 101
+    """Nobody is known by these credentials."""
+    UNKNOWN_CHANNEL = 102
+    """The channel's namespace does not exist."""
     PERMISSION_DENIED = 103
     """The identity may not do this."""
+    METHOD_NOT_FOUND = 104
+    """There is no such remote procedure."""
+    ALREADY_SUBSCRIBED = 105
+    """The connection is subscribed to the channel."""
     LIMIT_EXCEEDED = 106
     """A limit of counts was reached."""
     BAD_REQUEST = 107
     """The request is malformed, or a value is out of bounds."""
+    NOT_AVAILABLE = 108
+    """The channel does not have what was asked of it."""
+    TOKEN_EXPIRED = 109
+    """The token has ended: a client gets a new one and tries again."""
+    EXPIRED = 110
+    """What was to be refreshed has ended already."""
+    TOO_MANY_REQUESTS = 111
+    """More commands than allowed; temporary."""
+    UNRECOVERABLE_POSITION = 112
+    """The log does not reach back to the position."""
+    CONCURRENT_PAGINATION = 113
+    """Another page is being read; temporary."""
+
+
+ERROR_MESSAGES: Mapping[ErrorCode, str] = {
+    ErrorCode.INTERNAL: "internal server error",
+    ErrorCode.UNAUTHORIZED: "unauthorized",
+    ErrorCode.UNKNOWN_CHANNEL: "unknown channel",
+    ErrorCode.PERMISSION_DENIED: "permission denied",
+    ErrorCode.METHOD_NOT_FOUND: "method not found",
+    ErrorCode.ALREADY_SUBSCRIBED: "already subscribed",
+    ErrorCode.LIMIT_EXCEEDED: "limit exceeded",
+    ErrorCode.BAD_REQUEST: "bad request",
+    ErrorCode.NOT_AVAILABLE: "not available",
+    ErrorCode.TOKEN_EXPIRED: "token expired",
+    ErrorCode.EXPIRED: "expired",
+    ErrorCode.TOO_MANY_REQUESTS: "too many requests",
+    ErrorCode.UNRECOVERABLE_POSITION: "unrecoverable position",
+    ErrorCode.CONCURRENT_PAGINATION: "concurrent pagination",
+}
+"""Code → the words that the wire carries for it (section 1.14)."""
+
+TEMPORARY_CODES = frozenset(
+    (ErrorCode.INTERNAL, ErrorCode.TOO_MANY_REQUESTS, ErrorCode.CONCURRENT_PAGINATION)
+)
+"""Errors after which the same command may succeed."""
+
+
+class UnsubscribeCode(IntEnum):
+    """Codes of an unsubscribe push (section 1.14); from 2500 on a client subscribes again."""
+
+    SERVER = 2000
+    """The server, or its API, ended the subscription."""
+    INSUFFICIENT_STATE = 2500
+    """The stream has a gap, or is another one: the client recovers."""
+    EXPIRED = 2501
+    """The subscription's token has ended."""
+    STATE_INVALIDATED = 2502
+    """The client drops its token and its position."""
+
+
+UNSUBSCRIBE_REASONS: Mapping[UnsubscribeCode, str] = {
+    UnsubscribeCode.SERVER: "server unsubscribe",
+    UnsubscribeCode.INSUFFICIENT_STATE: "insufficient state",
+    UnsubscribeCode.EXPIRED: "subscription expired",
+    UnsubscribeCode.STATE_INVALIDATED: "state invalidated",
+}
+"""Code → the words that the wire carries for it."""
 
 
 class DisconnectCode(IntEnum):
@@ -88,22 +170,50 @@ class DisconnectCode(IntEnum):
     """The process stops and another takes over: come back."""
     TRY_AGAIN_LATER = 1013
     """A limit of connections is reached."""
+    CONNECTION_CLOSED = 3000
+    """The server ended a protocol connection for no other reason."""
     SHUTDOWN = 3001
     """The process stops: a protocol client comes back, to another one."""
+    INTERNAL_SERVER_ERROR = 3004
+    """Something broke on our side while serving a protocol client."""
     EXPIRED = 3005
     """The identity of a protocol connection has expired."""
+    SUBSCRIPTION_EXPIRED = 3006
+    """A server-side subscription has expired."""
     SLOW = 3008
     """The peer reads slower than its channels publish, past ``send_queue_bytes_max``."""
+    WRITE_ERROR = 3009
+    """The peer could not be written to."""
+    INSUFFICIENT_STATE = 3010
+    """A server-side subscription has a gap, or its list has changed: the client recovers."""
+    FORCE_RECONNECT = 3011
+    """The server API sends the client elsewhere."""
+    NO_PONG = 3012
+    """A protocol client did not answer a ping."""
+    TOO_MANY_REQUESTS = 3013
+    """A protocol client sends more commands than allowed."""
+    STATE_INVALIDATED = 3014
+    """A protocol client drops its tokens and its positions."""
     INVALID_TOKEN = 3500
     """A protocol client showed credentials that are not good."""
     BAD_REQUEST = 3501
     """A message of the client protocol that cannot be understood."""
     STALE = 3502
     """A protocol client that did not connect in time."""
+    FORCE_DISCONNECT = 3503
+    """The server API ended the connection for good."""
     CONNECTION_LIMIT = 3504
     """A limit of connections is reached; a protocol client is told not to come back."""
+    CHANNEL_LIMIT = 3505
+    """Server-side subscriptions are more than ``channels_per_connection_max``."""
+    INAPPROPRIATE_PROTOCOL = 3506
+    """A protocol client speaks an encoding that this connection cannot carry."""
     PERMISSION_DENIED = 3507
     """A protocol client asked for a channel that it may not have."""
+    NOT_AVAILABLE = 3508
+    """A protocol client sent what nothing here takes."""
+    TOO_MANY_ERRORS = 3509
+    """A protocol client makes one mistake after the other."""
     BAD_CHANNEL = 4400
     """A channel's name is malformed or too long."""
     UNAUTHORIZED = 4401
@@ -112,6 +222,33 @@ class DisconnectCode(IntEnum):
     """The identity is known and may not do this."""
     IDLE = 4408
     """The peer sent no message for ``idle_timeout_seconds``."""
+
+
+DISCONNECT_REASONS: Mapping[int, str] = {
+    DisconnectCode.CONNECTION_CLOSED: "connection closed",
+    DisconnectCode.SHUTDOWN: "shutdown",
+    DisconnectCode.INTERNAL_SERVER_ERROR: "internal server error",
+    DisconnectCode.EXPIRED: "connection expired",
+    DisconnectCode.SUBSCRIPTION_EXPIRED: "subscription expired",
+    DisconnectCode.SLOW: "slow",
+    DisconnectCode.WRITE_ERROR: "write error",
+    DisconnectCode.INSUFFICIENT_STATE: "insufficient state",
+    DisconnectCode.FORCE_RECONNECT: "force reconnect",
+    DisconnectCode.NO_PONG: "no pong",
+    DisconnectCode.TOO_MANY_REQUESTS: "too many requests",
+    DisconnectCode.STATE_INVALIDATED: "state invalidated",
+    DisconnectCode.INVALID_TOKEN: "invalid token",
+    DisconnectCode.BAD_REQUEST: "bad request",
+    DisconnectCode.STALE: "stale",
+    DisconnectCode.FORCE_DISCONNECT: "force disconnect",
+    DisconnectCode.CONNECTION_LIMIT: "connection limit",
+    DisconnectCode.CHANNEL_LIMIT: "channel limit",
+    DisconnectCode.INAPPROPRIATE_PROTOCOL: "inappropriate protocol",
+    DisconnectCode.PERMISSION_DENIED: "permission denied",
+    DisconnectCode.NOT_AVAILABLE: "not available",
+    DisconnectCode.TOO_MANY_ERRORS: "too many errors",
+}
+"""Code of the client protocol → the words that the wire carries for it (section 1.14)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +270,15 @@ class Disconnect:
             raise ValueError(f"reason has {size} bytes, limit 123: {self.reason!r}")
 
 
+def create_disconnect(code: DisconnectCode) -> Disconnect:
+    """Create a disconnect of the client protocol, with the protocol's own words.
+
+    Raises:
+        KeyError: The code is none of the client protocol's.
+    """
+    return Disconnect(code, DISCONNECT_REASONS[code])
+
+
 class WirebellError(Exception):
     """Root of all errors that Wirebell raises on purpose."""
 
@@ -152,6 +298,43 @@ class CommandError(WirebellError):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+
+class ProtocolError(CommandError):
+    """A command is answered with an error of section 1.14, in the protocol's own words.
+
+    Args:
+        code: One of `ErrorCode`.
+    """
+
+    def __init__(self, code: ErrorCode) -> None:
+        super().__init__(ERROR_MESSAGES[code])
+        self.code = code
+        self.temporary = code in TEMPORARY_CODES
+
+
+class ClientDisconnected(WirebellError):
+    """What a peer did, or who it is, ends its connection.
+
+    Attributes:
+        disconnect: How.
+    """
+
+    def __init__(self, disconnect: Disconnect) -> None:
+        super().__init__(f"disconnected: {disconnect.code} {disconnect.reason}")
+        self.disconnect = disconnect
+
+
+class TokenError(WirebellError):
+    """A token cannot be accepted; the message says why, for the operator and not for the peer."""
+
+
+class TokenInvalid(TokenError):
+    """It is malformed, not signed by a known key, or made for something else."""
+
+
+class TokenExpired(TokenError):
+    """It was good, and has ended or not begun."""
 
 
 class BadRequest(CommandError):

@@ -17,9 +17,11 @@ from itertools import islice
 
 import msgspec
 
-from wirebell.model import History, Publication, StreamPosition
+from wirebell.model import History, Publication, PublishOptions, StreamPosition
 
-__all__ = ("HistoryLog", "Recovery", "StreamSlice", "recover")
+__all__ = ("HistoryLog", "IdempotentResults", "Recovery", "StreamSlice", "recover", "recover_cache")
+
+IDEMPOTENCY_SECONDS = 300.0
 
 # Rebuilding a small heap again and again would cost more than its entries.
 STALE_DEADLINES_MAX = 64
@@ -84,6 +86,28 @@ def recover(
     return Recovery(missed, recovered=True)
 
 
+def recover_cache(
+    newest: Sequence[Publication], top: StreamPosition, since: StreamPosition
+) -> Recovery:
+    """Find what a client gets that wants the newest publication only.
+
+    Args:
+        newest: The newest publication that is kept, or nothing.
+        top: Position of the newest publication ever appended.
+        since: Position the client saw last; of any epoch.
+
+    Returns:
+        That publication, unless the client has it. ``recovered`` is false when it is not kept.
+
+    Source:
+        Protocol document, section 1.8.
+    """
+    if since == top and top.offset:
+        return Recovery((), recovered=True)
+    kept = tuple(item for item in newest if item.offset == top.offset)[:1]
+    return Recovery(kept, recovered=bool(kept))
+
+
 @dataclass(slots=True)
 class Stream:
     """The log of one channel: its mutable state, and no rule."""
@@ -92,6 +116,8 @@ class Stream:
     offset: int = 0
     publications: deque[Publication] = field(default_factory=deque)
     byte_count: int = 0
+    version: int = 0
+    version_epoch: str = ""
     expires_at: float = 0.0
     meta_expires_at: float = 0.0
     watched_at: float = 0.0
@@ -103,6 +129,37 @@ class Stream:
             freed += len(self.publications.popleft().data)
         self.byte_count -= freed
         return freed
+
+
+class IdempotentResults:
+    """What became of publications that carried an idempotency key.
+
+    Mutable state: channel and key → position and when it is forgotten, oldest first. Keys live
+    five minutes (protocol document, section 3).
+
+    Args:
+        keys_max: Keys kept; past it the oldest is forgotten.
+    """
+
+    def __init__(self, keys_max: int) -> None:
+        self.keys_max = keys_max
+        self.results: dict[tuple[str, str], tuple[StreamPosition, float]] = {}
+
+    def find(self, channel: str, key: str, now: float) -> StreamPosition | None:
+        """Return the first publication's position, or ``None`` when there was none lately."""
+        known = self.results.get((channel, key))
+        return None if known is None or known[1] <= now else known[0]
+
+    def add(self, channel: str, key: str, position: StreamPosition, now: float) -> None:
+        """Remember where a publication went, and forget what is too old or too much."""
+        self.results.pop((channel, key), None)
+        self.results[channel, key] = (position, now + IDEMPOTENCY_SECONDS)
+        while True:
+            # The newest always stays.
+            oldest = next(iter(self.results))
+            if self.results[oldest][1] > now and len(self.results) <= self.keys_max:
+                break
+            del self.results[oldest]
 
 
 class HistoryLog:
@@ -143,22 +200,30 @@ class HistoryLog:
         Returns:
             The publication with its offset (1, then +1) and epoch.
         """
-        stream = self.open(channel, history, now)
-        self.unused.pop(channel, None)
+        # Out, and in again below: least recently published first, so that what the bounds take is
+        # the quietest stream.
+        stream = self.streams.pop(channel, None)
+        if stream is None or stream.expires_at <= now:
+            if stream is not None:
+                self.streams[channel] = stream
+            stream = self.open(channel, history, now)
+            self.unused.pop(channel, None)
+            self.streams.pop(channel, None)
         stream.offset += 1
         placed = msgspec.structs.replace(publication, offset=stream.offset, epoch=stream.epoch)
+        size = len(placed.data)
         stream.publications.append(placed)
-        stream.byte_count += len(placed.data)
-        self.byte_count += len(placed.data)
-        self.byte_count -= stream.trim(history.size)
+        stream.byte_count += size
+        self.byte_count += size
+        if len(stream.publications) > history.size:
+            self.byte_count -= stream.trim(history.size)
         stream.expires_at = now + history.ttl_seconds
         stream.meta_expires_at = now + history.meta_ttl_seconds
+        self.streams[channel] = stream
         if stream.expires_at < stream.watched_at:
             self.watch(channel, stream, now)
-        # Least recently published first: what the bounds take is the quietest stream.
-        self.streams.pop(channel, None)
-        self.streams[channel] = stream
-        self.evict()
+        if len(self.streams) > self.channels_max or self.byte_count > self.bytes_max:
+            self.evict()
         return placed
 
     def read(
@@ -169,8 +234,11 @@ class HistoryLog:
         *,
         since: StreamPosition | None,
         limit: int,
+        reverse: bool = False,
     ) -> StreamSlice:
         """Read kept publications after ``since``, oldest first, at most ``limit``.
+
+        With ``reverse`` those before ``since``, newest first.
 
         Raises:
             ValueError: ``limit`` is negative.
@@ -178,11 +246,37 @@ class HistoryLog:
         if limit < 0:
             raise ValueError(f"limit must be 0 or more, got {limit}")
         stream = self.open(channel, history, now)
-        after = since.offset if since is not None else 0
-        first = stream.offset - len(stream.publications) + 1
-        start = max(0, after + 1 - first)
-        kept = tuple(islice(stream.publications, start, start + limit))
+        publications = stream.publications
+        first = stream.offset - len(publications) + 1
+        if reverse:
+            end = (
+                len(publications) if since is None else min(since.offset - first, len(publications))
+            )
+            chosen = islice(publications, max(0, end - limit), max(0, end))
+            kept = tuple(reversed(tuple(chosen)))
+        else:
+            start = max(0, (since.offset if since is not None else 0) + 1 - first)
+            kept = tuple(islice(publications, start, start + limit))
         return StreamSlice(kept, StreamPosition(stream.offset, stream.epoch))
+
+    def top(self, channel: str, history: History, now: float) -> StreamPosition:
+        """Return the position of the newest publication."""
+        stream = self.open(channel, history, now)
+        return StreamPosition(stream.offset, stream.epoch)
+
+    def accept_version(
+        self, channel: str, history: History, how: PublishOptions, now: float
+    ) -> bool:
+        """Take a publication's version for the stream's, unless it is not above that.
+
+        Source:
+            Protocol document, section 2.7: another ``version_epoch`` starts again.
+        """
+        stream = self.open(channel, history, now)
+        if how.version_epoch == stream.version_epoch and how.version <= stream.version:
+            return False
+        stream.version, stream.version_epoch = how.version, how.version_epoch
+        return True
 
     def remove(self, channel: str) -> None:
         """Forget what is kept of a channel; its offset and epoch stay."""

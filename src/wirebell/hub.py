@@ -5,7 +5,8 @@ what is sent to one subscriber alone in ``replies``. At the end of the turn `Hub
 channel's items once per encoding and hands the same frames to every subscriber; whoever gets
 something else besides gets all of it in one write. A subscriber that is catching up from history
 does not take part in that: until it is released its items are held, and afterwards those it
-already got from history are left out.
+already got from history are left out. Where somebody takes patches, the hub keeps the channel's
+newest publication, against which the next one's patch is made.
 
 Pure: it calls ``write`` of a subscriber's transport and nothing else of the world.
 
@@ -18,115 +19,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from itertools import chain
+from typing import TypeVar
 
 from wirebell.backlog import Backlog
 from wirebell.interfaces import Encoding
 from wirebell.model import ChannelItem, Frames, Membership, Overflow, Publication, StreamPosition
+from wirebell.tick import CatchUp, Reply, Subscriber, Tick
 
-__all__ = ("CatchUp", "Hub", "Subscriber")
+__all__ = ("Hub",)
 
 EntryT = TypeVar("EntryT")
 
 # What a membership counts: it has no payload, and must not be free.
 MEMBERSHIP_BYTES = 64
 NOTHING = Frames((), 0)
-
-
-class Subscriber(Protocol):
-    """What the hub knows of a connection."""
-
-    @property
-    def encoding(self) -> Encoding:
-        """How its items are written. Subscribers with the same object share frames."""
-
-    @property
-    def channels(self) -> Mapping[str, object]:
-        """What it is subscribed to."""
-
-    @property
-    def write(self) -> Callable[[Frames], bool]:
-        """Takes frames; false when it is over its limit and must be closed."""
-
-    @property
-    def is_writable(self) -> bool:
-        """Whether nothing that was written before waits."""
-
-
-@dataclass(slots=True)
-class CatchUp:
-    """A subscriber between subscribing and having read history.
-
-    Attributes:
-        held: What arrived meanwhile, oldest first.
-        position: The newest publication it got from history; ``None`` while it has not read yet.
-    """
-
-    held: list[ChannelItem] = field(default_factory=list)
-    position: StreamPosition | None = None
-
-    def is_new(self, item: ChannelItem) -> bool:
-        """Tell whether history has not delivered this item yet."""
-        position = self.position
-        assert position is not None
-        if not isinstance(item, Publication) or item.epoch != position.epoch:
-            return True
-        return item.offset > position.offset
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What one subscriber alone is sent.
-
-    Attributes:
-        frames: The messages.
-        before: Channel → how many of this tick's items come before them; those that have none
-            are left out.
-    """
-
-    frames: Frames
-    before: dict[str, int]
-
-
-class Tick:
-    """One flush: what each subscriber gets, and frames that several of them share.
-
-    Mutable state: subscriber → its frames in order, what was encoded, and who holds too much.
-    """
-
-    def __init__(self) -> None:
-        self.outgoing: dict[Subscriber, list[Frames]] = {}
-        self.encoded: dict[Hashable, Frames] = {}
-        self.overflowed: list[Subscriber] = []
-
-    def add(self, subscriber: Subscriber, frames: Frames) -> None:
-        """Put frames behind what a subscriber gets already."""
-        if not frames.messages:
-            return
-        waiting = self.outgoing.get(subscriber)
-        if waiting is None:
-            self.outgoing[subscriber] = [frames]
-        else:
-            waiting.append(frames)
-
-    def encode(
-        self, encoding: Encoding, channel: str, items: Sequence[ChannelItem], *which: Hashable
-    ) -> Frames:
-        """Encode items of a channel once for all who get the same, which ``which`` tells."""
-        key = (encoding, channel, which)
-        frames = self.encoded.get(key)
-        if frames is None:
-            frames = self.encoded[key] = encoding.join(channel, items)
-        return frames
-
-    def write(self) -> list[Subscriber]:
-        """Write to everybody once, and return those over their limit."""
-        return self.overflowed + [
-            subscriber
-            for subscriber, parts in self.outgoing.items()
-            if not subscriber.write(Frames.join(parts))
-        ]
 
 
 class Hub:
@@ -149,7 +56,7 @@ class Hub:
         self.held_items_max = held_items_max
         self.backlog_bytes_max = backlog_bytes_max
         self.overflow_for = overflow_for
-        self.live: dict[str, dict[Subscriber, None]] = {}
+        self.live: dict[str, dict[Subscriber, Encoding]] = {}
         self.catching_up: dict[str, dict[Subscriber, CatchUp]] = {}
         self.pending: dict[str, list[ChannelItem]] = {}
         self.pending_bytes = 0
@@ -157,27 +64,92 @@ class Hub:
         # What `take` has given already: subscriber → channel → how many of this tick's items.
         self.taken: dict[Subscriber, dict[str, int]] = {}
         self.backlogs: dict[Subscriber, Backlog] = {}
+        # Channels with another policy than to cut who does not read.
+        self.droppers: set[str] = set()
+        # Channels in which somebody takes patches → the newest publication that was sent there.
+        self.bases: dict[str, Publication | None] = {}
+        # Channels with history → the newest position that this node has seen of them.
+        self.tops: dict[str, StreamPosition] = {}
+        # Of these, channels whose position is history's: what leads to it may still arrive.
+        self.unseen: set[str] = set()
         self.delivered_count = 0
         self.dropped_counts: Counter[Overflow] = Counter()
 
     # Subscribers
 
-    def subscribe(self, channel: str, subscriber: Subscriber, *, catch_up: bool = False) -> bool:
+    def subscribe(
+        self,
+        channel: str,
+        subscriber: Subscriber,
+        encoding: Encoding | None = None,
+        *,
+        catch_up: bool = False,
+    ) -> bool:
         """Add a subscriber; returns true when it is the channel's first on this node.
 
         Args:
             channel: Any name.
             subscriber: Must not be subscribed to ``channel``. A live one also gets what reached
                 the channel earlier in the running tick.
+            encoding: How its items are written; ``None`` as the subscriber's others.
             catch_up: Hold what arrives until `release` is called.
         """
         assert not self.is_subscribed(channel, subscriber)
         is_first = not self.has_subscribers(channel)
+        if is_first and self.overflow_for(channel) is not Overflow.DISCONNECT:
+            self.droppers.add(channel)
+        encoding = encoding or subscriber.encoding
         if catch_up:
-            self.catching_up.setdefault(channel, {})[subscriber] = CatchUp()
+            self.catching_up.setdefault(channel, {})[subscriber] = CatchUp(encoding)
         else:
-            self.live.setdefault(channel, {})[subscriber] = None
+            self.live.setdefault(channel, {})[subscriber] = encoding
+        if encoding.uses_base:
+            self.bases.setdefault(channel, None)
         return is_first
+
+    def recode(self, channel: str, subscriber: Subscriber, encoding: Encoding) -> None:
+        """Write a catching-up subscriber's items in another way from now on.
+
+        Args:
+            channel: Where.
+            subscriber: Who; not released yet.
+            encoding: How.
+        """
+        self.catching_up[channel][subscriber].encoding = encoding
+        if encoding.uses_base:
+            self.bases.setdefault(channel, None)
+
+    def know_top(self, channel: str, position: StreamPosition, newest: Publication | None) -> None:
+        """Take a channel's newest position, and its publication, from history.
+
+        Deliveries of this node decide once there are any: history may be ahead of them.
+
+        Args:
+            channel: Where; without subscribers nothing is kept.
+            position: The stream's top.
+            newest: The publication there, for patches; ``None`` when it is not known.
+        """
+        if not self.has_subscribers(channel):
+            # Whoever asked has left meanwhile.
+            return
+        if channel not in self.tops:
+            self.take_top(channel, position)
+        if (
+            newest is not None
+            and self.tops[channel] == position == StreamPosition(newest.offset, newest.epoch)
+            and self.bases.get(channel, newest) is None
+        ):
+            self.bases[channel] = newest
+
+    def take_top(self, channel: str, position: StreamPosition) -> None:
+        """Count on from a position, whatever this node has seen.
+
+        Args:
+            channel: One with subscribers.
+            position: The stream's top.
+        """
+        self.tops[channel] = position
+        self.unseen.add(channel)
 
     def unsubscribe(self, channel: str, subscriber: Subscriber) -> bool:
         """Remove a subscriber; returns true when it was the channel's last on this node.
@@ -195,6 +167,10 @@ class Hub:
             backlog.leave(channel)
         if self.has_subscribers(channel):
             return False
+        self.droppers.discard(channel)
+        self.bases.pop(channel, None)
+        self.tops.pop(channel, None)
+        self.unseen.discard(channel)
         for item in self.pending.pop(channel, ()):
             self.pending_bytes -= _size(item)
         return True
@@ -215,6 +191,12 @@ class Hub:
             channel, ()
         )
 
+    def subscribers(self, channel: str) -> list[Subscriber]:
+        """Return those that have a place in a channel: live, or with what history gave them."""
+        waiting = self.catching_up.get(channel, {})
+        released = [who for who, entry in waiting.items() if entry.position is not None]
+        return [*self.live.get(channel, ()), *released]
+
     def subscriber_count(self, channel: str) -> int:
         """Return the subscribers of a channel on this node."""
         return len(self.live.get(channel, ())) + len(self.catching_up.get(channel, ()))
@@ -226,7 +208,7 @@ class Hub:
 
     def release(
         self, channel: str, subscriber: Subscriber, position: StreamPosition | None
-    ) -> list[ChannelItem]:
+    ) -> Frames:
         """End the holding for a subscriber that has read history up to ``position``.
 
         Args:
@@ -235,21 +217,65 @@ class Hub:
             position: ``None`` where there is no history: everything held is new to it.
 
         Returns:
-            What was held and history did not deliver, oldest first: to be sent right after the
-            history. Items of the running tick follow by `flush`, without duplicates.
+            What was held and history did not deliver: to be sent right after the history. Items
+            of the running tick follow by `flush`, without duplicates.
         """
         entry = self.catching_up[channel][subscriber]
         entry.position = position
         held, entry.held = entry.held, []
+        if position is not None:
+            held = [item for item in held if entry.is_new(item)]
+        allowed = [item for item in held if not _is_excluded(item, subscriber)]
+        frames = entry.encoding.join(channel, allowed) if allowed else NOTHING
+        entry.encoding = _settle(entry.encoding, held, subscriber)
         if position is None:
             _discard(self.catching_up, channel, subscriber)
-            self.live.setdefault(channel, {})[subscriber] = None
-        else:
-            held = [item for item in held if entry.is_new(item)]
-        self.delivered_count += len(held)
-        return held
+            self.live.setdefault(channel, {})[subscriber] = entry.encoding
+        self.delivered_count += len(allowed)
+        return frames
+
+    def is_torn(self, channel: str, subscriber: Subscriber, position: StreamPosition) -> bool:
+        """Tell whether a publication is missing behind history that was read up to ``position``.
+
+        Args:
+            channel: What it is catching up in.
+            subscriber: Who is; not released yet.
+            position: The newest publication that it gets from history.
+        """
+        items = chain(self.catching_up[channel][subscriber].held, self.pending.get(channel, ()))
+        offset, epoch = position.offset, position.epoch
+        for item in items:
+            if not isinstance(item, Publication) or not item.offset:
+                continue
+            if item.epoch != epoch or item.offset > offset + 1:
+                return True
+            offset = max(offset, item.offset)
+        return False
 
     # The tick
+
+    def find_gap(self, channel: str, publication: Publication) -> bool | None:
+        """Look whether a publication follows the one before; for channels with history.
+
+        Returns:
+            True when something between the two never came, or the stream is another one: who
+            counts on every publication must be told before it is enqueued. ``None`` when it came
+            before, and must be left out. False when all is well.
+
+        Source:
+            Protocol document, section 1.8.
+        """
+        top = self.tops.get(channel)
+        if top is None:
+            if self.has_subscribers(channel):
+                self.tops[channel] = StreamPosition(publication.offset, publication.epoch)
+            return False
+        offset, epoch = publication.offset, publication.epoch
+        if epoch == top.epoch and offset <= top.offset:
+            return False if channel in self.unseen else None
+        self.unseen.discard(channel)
+        self.tops[channel] = StreamPosition(offset, epoch)
+        return epoch != top.epoch or offset != top.offset + 1
 
     def enqueue(self, channel: str, item: ChannelItem) -> None:
         """Keep an item for the end of the tick; one of a channel without subscribers is left out.
@@ -259,11 +285,12 @@ class Hub:
         items = self.pending.get(channel)
         if items is not None:
             items.append(item)
-        elif self.has_subscribers(channel):
+        elif channel in self.live or channel in self.catching_up:
             self.pending[channel] = [item]
         else:
             return
-        self.pending_bytes += _size(item)
+        # As `_size`, which would take as long as all of the above.
+        self.pending_bytes += len(item.data) if isinstance(item, Publication) else MEMBERSHIP_BYTES
 
     def reply(self, subscriber: Subscriber, frames: Frames, *, is_ahead: bool = False) -> None:
         """Keep what one subscriber alone is sent, for the end of the tick.
@@ -275,13 +302,20 @@ class Hub:
             is_ahead: Put them ahead of this tick's items, too.
         """
         before: dict[str, int] = {}
-        if self.pending and not is_ahead:
+        pending = self.pending
+        if pending and not is_ahead:
             for channel in subscriber.channels:
-                items = self.pending.get(channel)
+                items = pending.get(channel)
                 # Who reads history gets nothing of a channel before it is released.
-                if items is not None and not self._is_held(channel, subscriber):
+                if items is not None and not (
+                    channel in self.catching_up and self._is_held(channel, subscriber)
+                ):
                     before[channel] = len(items)
-        self.replies.setdefault(subscriber, []).append(Reply(frames, before))
+        waiting = self.replies.get(subscriber)
+        if waiting is None:
+            self.replies[subscriber] = [Reply(frames, before)]
+        else:
+            waiting.append(Reply(frames, before))
 
     def take(self, subscriber: Subscriber) -> Frames | None:
         """Take out what waits for one subscriber that is about to be closed, in its order."""
@@ -298,7 +332,10 @@ class Hub:
             return True
         runs = backlog.runs()
         self.delivered_count += sum(len(items) for _, items in runs)
-        frames = Frames.join([subscriber.encoding.join(channel, items) for channel, items in runs])
+        # Where items may be dropped there are no patches.
+        frames = Frames.join(
+            [self._encoding(channel, subscriber).join(channel, items) for channel, items in runs]
+        )
         return not frames.messages or subscriber.write(frames)
 
     def flush(self) -> list[Subscriber]:
@@ -308,15 +345,60 @@ class Hub:
         self.pending_bytes = 0
         if len(pending) == 1 and not replies and not self.taken:
             for channel, items in pending.items():
-                if channel not in self.catching_up and not self._may_drop(channel):
+                if channel not in self.catching_up and self._is_plain(channel, items):
                     return self._fan_out(channel, items)
         tick = Tick()
         for subscriber, entries in replies.items():
-            self.taken[subscriber] = self._merge(tick, subscriber, entries, pending)
+            if not self._answer_alone(tick, subscriber, entries, pending):
+                self.taken[subscriber] = self._merge(tick, subscriber, entries, pending)
         for channel, items in pending.items():
             self._deliver(tick, channel, items)
+            if channel in self.bases:
+                self.bases[channel] = self._base(channel, items, len(items))
         self.taken.clear()
         return tick.write()
+
+    def _answer_alone(
+        self,
+        tick: Tick,
+        subscriber: Subscriber,
+        replies: Sequence[Reply],
+        pending: dict[str, list[ChannelItem]],
+    ) -> bool:
+        """Write a reply and what came before it in a channel that only one is subscribed to.
+
+        That is what most ticks of a client are that has a channel of its own and publishes there.
+
+        Returns:
+            False, with nothing done, when it is not like that.
+        """
+        before = replies[0].before
+        if len(replies) > 1 or len(before) != 1 or len(subscriber.channels) != 1:
+            return False
+        [channel] = before
+        items, live = pending[channel], self.live.get(channel)
+        if live is None or len(live) != 1 or before[channel] != len(items):
+            return False
+        if channel in self.catching_up or subscriber in self.taken:
+            return False
+        if not self._is_plain(channel, items):
+            return False
+        del pending[channel]
+        self.delivered_count += len(items)
+        first, second = live[subscriber].join(channel, items), replies[0].frames
+        frames = Frames(first.messages + second.messages, first.byte_count + second.byte_count)
+        if not subscriber.write(frames):
+            tick.overflowed.append(subscriber)
+        return True
+
+    def _is_plain(self, channel: str, items: Sequence[ChannelItem]) -> bool:
+        """Tell whether every live subscriber of a channel gets all of its items as they are."""
+        if channel in self.bases or channel in self.droppers:
+            return False
+        for item in items:  # noqa: SIM110 - a generator would take longer than all of this.
+            if isinstance(item, Publication) and item.exclude:
+                return False
+        return True
 
     def _fan_out(self, channel: str, items: Sequence[ChannelItem]) -> list[Subscriber]:
         """Write a tick in which there is nothing but one channel: by far the most frequent."""
@@ -324,28 +406,34 @@ class Hub:
         self.delivered_count += len(items) * len(live)
         frames_by_encoding: dict[Encoding, Frames] = {}
         overflowed: list[Subscriber] = []
-        for subscriber in live:
-            encoding = subscriber.encoding
-            frames = frames_by_encoding.get(encoding)
-            if frames is None:
-                frames = frames_by_encoding[encoding] = encoding.join(channel, items)
+        last: Encoding | None = None
+        frames: Frames | None = NOTHING
+        for subscriber, encoding in live.items():
+            if encoding is not last:
+                last = encoding
+                frames = frames_by_encoding.get(encoding)
+                if frames is None:
+                    frames = frames_by_encoding[encoding] = encoding.join(channel, items)
+            assert frames is not None
             if frames.messages and not subscriber.write(frames):
                 overflowed.append(subscriber)
         return overflowed
 
     def _deliver(self, tick: Tick, channel: str, items: Sequence[ChannelItem]) -> None:
         """Give a channel's items to its subscribers, but for what `_merge` gave them."""
-        end, may_drop = len(items), self._may_drop(channel)
-        encoding: Encoding | None = None
+        end = len(items)
+        is_plain = self._is_plain(channel, items)
+        last: Encoding | None = None
         shared = NOTHING
-        for subscriber in self.live.get(channel, ()):
-            if may_drop or subscriber in self.taken:
+        # Giving may change how a subscriber's next items are written, but not who is one.
+        for subscriber, encoding in self.live.get(channel, {}).items():
+            if not is_plain or subscriber in self.taken:
                 start = self.taken.get(subscriber, {}).get(channel, 0)
                 self._give(tick, channel, subscriber, items, start, end)
                 continue
-            if subscriber.encoding is not encoding:
-                encoding = subscriber.encoding
-                shared = tick.encode(encoding, channel, items, 0, end, None)
+            if encoding is not last:
+                last = encoding
+                shared = tick.encode(encoding, channel, items, None, 0, end, None)
             self.delivered_count += end
             tick.add(subscriber, shared)
         for subscriber in list(self.catching_up.get(channel, ())):
@@ -393,24 +481,45 @@ class Hub:
             return
         run: Sequence[ChannelItem] = items[start:end]
         entry = self.catching_up.get(channel, {}).get(subscriber)
-        if entry is not None:
-            if entry.position is None:
-                self._hold(tick, subscriber, entry, run)
-                return
+        base = self._base(channel, items, start)
+        if entry is None:
+            encoding = self.live[channel][subscriber]
+        elif entry.position is None:
+            self._hold(tick, subscriber, entry, run)
+            return
+        else:
+            encoding = entry.encoding
             run = [item for item in run if entry.is_new(item)]
+            if base is not None and StreamPosition(base.offset, base.epoch) != entry.position:
+                base = None
             # Only a publication proves that the channel has passed what history delivered.
-            if any(isinstance(item, Publication) for item in run):
+            if _has_publication(run):
                 _discard(self.catching_up, channel, subscriber)
-                self.live.setdefault(channel, {})[subscriber] = None
+                self.live.setdefault(channel, {})[subscriber] = encoding
+        if encoding.uses_base and _has_publication(run):
+            # What leaves the subscriber out changes what the next patch can be made against.
+            self.live[channel][subscriber] = _settle(encoding, run, subscriber)
+        allowed = [item for item in run if not _is_excluded(item, subscriber)]
+        which: tuple[Hashable, ...] = (start, end, None if entry is None else entry.position)
+        if len(allowed) < len(run):
+            run, which = allowed, (*which, subscriber.client_id)
         if not run:
             return
-        if self._may_drop(channel) and not self._keeps_up(subscriber):
+        if channel in self.droppers and not self._keeps_up(subscriber):
             self._keep(channel, subscriber, run)
             return
         self.delivered_count += len(run)
         # After a storm of reconnects thousands stand at the same position: they share frames too.
-        position = None if entry is None else entry.position
-        tick.add(subscriber, tick.encode(subscriber.encoding, channel, run, start, end, position))
+        tick.add(subscriber, tick.encode(encoding, channel, run, base, *which))
+
+    def _base(self, channel: str, items: Sequence[ChannelItem], start: int) -> Publication | None:
+        """Return the publication before ``items[start]``, where patches are made."""
+        if channel not in self.bases:
+            return None
+        for item in reversed(items[:start]):
+            if isinstance(item, Publication):
+                return item
+        return self.bases[channel]
 
     def _hold(
         self, tick: Tick, subscriber: Subscriber, entry: CatchUp, items: Sequence[ChannelItem]
@@ -421,16 +530,17 @@ class Hub:
             entry.held.clear()
             tick.overflowed.append(subscriber)
 
+    def _encoding(self, channel: str, subscriber: Subscriber) -> Encoding:
+        """Return how a subscriber's items are written."""
+        entry = self.catching_up.get(channel, {}).get(subscriber)
+        return self.live[channel][subscriber] if entry is None else entry.encoding
+
     def _is_held(self, channel: str, subscriber: Subscriber) -> bool:
         """Tell whether a subscriber has not read history yet."""
         entry = self.catching_up.get(channel, {}).get(subscriber)
         return entry is not None and entry.position is None
 
     # Backlogs
-
-    def _may_drop(self, channel: str) -> bool:
-        """Tell whether a channel's policy is another than to cut who does not read."""
-        return self.overflow_for(channel) is not Overflow.DISCONNECT
 
     def _keeps_up(self, subscriber: Subscriber) -> bool:
         """Tell whether a subscriber has read what it was written before."""
@@ -443,6 +553,24 @@ class Hub:
             backlog = self.backlogs[subscriber] = Backlog(self.backlog_bytes_max)
         overflow = self.overflow_for(channel)
         self.dropped_counts[overflow] += backlog.add(channel, items, overflow)
+
+
+def _has_publication(items: Iterable[ChannelItem]) -> bool:
+    """Tell whether one of some items is a publication."""
+    return any(isinstance(item, Publication) for item in items)
+
+
+def _settle(encoding: Encoding, run: Sequence[ChannelItem], subscriber: Subscriber) -> Encoding:
+    """Return how what follows a run is written: is its newest publication the subscriber's?"""
+    newest = next((item for item in reversed(run) if isinstance(item, Publication)), None)
+    if newest is None:
+        return encoding
+    return encoding.restarted if _is_excluded(newest, subscriber) else encoding.settled
+
+
+def _is_excluded(item: ChannelItem, subscriber: Subscriber) -> bool:
+    """Tell whether a publication leaves out this subscriber."""
+    return isinstance(item, Publication) and item.exclude == subscriber.client_id
 
 
 def _size(item: ChannelItem) -> int:

@@ -19,12 +19,16 @@ from wirebell.model import (
     Frames,
     Membership,
     Publication,
+    Published,
+    PublishOptions,
+    ServerSubscribe,
     StreamPosition,
 )
 
 __all__ = (
     "Broker",
     "BrokerListener",
+    "ClientControl",
     "Encoding",
     "HistorySlice",
     "PresenceStore",
@@ -38,7 +42,7 @@ class HistorySlice(Protocol):
 
     @property
     def publications(self) -> Sequence[Publication]:
-        """Oldest first; offsets rise by exactly 1."""
+        """Oldest first, and offsets rise by exactly 1; the other way round with ``reverse``."""
 
     @property
     def top(self) -> StreamPosition:
@@ -95,18 +99,25 @@ class Broker(Protocol):
             BrokerClosed: The broker is not running.
         """
 
-    async def publish(
-        self, channel: str, publication: Publication, options: ChannelOptions
-    ) -> StreamPosition:
+    def publish(
+        self,
+        channel: str,
+        publication: Publication,
+        options: ChannelOptions,
+        how: PublishOptions | None = None,
+    ) -> Published | Awaitable[Published]:
         """Append to the channel's history, where it has one, and deliver to all nodes.
 
         Args:
             channel: Any non-empty name.
             publication: Its ``offset`` and ``epoch`` are ignored and set by the broker.
             options: ``options.history`` says what to keep; ``None`` keeps nothing.
+            how: What holds for this publication alone; ``None`` is the default of all of it.
 
         Returns:
-            The publication's own position; ``StreamPosition(0, "")`` without history.
+            Where it went, at once or when the broker has answered. When ``how`` made it be left
+            out nothing was published: a repeated idempotency key gives the first one's position,
+            an old version the stream's top.
 
         Raises:
             BrokerClosed: The broker is not running.
@@ -121,7 +132,13 @@ class Broker(Protocol):
         """
 
     async def history(
-        self, channel: str, options: ChannelOptions, *, since: StreamPosition | None, limit: int
+        self,
+        channel: str,
+        options: ChannelOptions,
+        *,
+        since: StreamPosition | None,
+        limit: int,
+        reverse: bool = False,
     ) -> HistorySlice:
         """Read what is kept.
 
@@ -131,6 +148,7 @@ class Broker(Protocol):
             since: Only publications after this offset; ``None`` starts at the oldest. The epoch
                 is not compared: the caller does (`wirebell.history.recover`).
             limit: Most publications to return, oldest first; 0 asks for the position alone.
+            reverse: The newest ones instead, before ``since`` where that is given, newest first.
 
         Raises:
             ValueError: ``limit`` is negative.
@@ -165,7 +183,7 @@ class PresenceStore(Protocol):
 
 
 class Transport(Protocol):
-    """Carries text messages to one peer. Held by the peer's connection."""
+    """Carries messages to one peer. Held by the peer's connection."""
 
     @property
     def is_writable(self) -> bool:
@@ -179,7 +197,7 @@ class Transport(Protocol):
             ``frames`` was taken then, and the caller must close.
         """
 
-    def close(self, disconnect: Disconnect, *, notice: str | None = None) -> None:
+    def close(self, disconnect: Disconnect, *, notice: str | bytes | None = None) -> None:
         """End the link; idempotent, never waits.
 
         What waits is sent first, then ``notice`` as the last message, then the close frame. A
@@ -203,6 +221,9 @@ class Receiver(Protocol):
     def receive_bytes(self, data: bytes) -> Awaitable[None] | None:
         """Take a binary message."""
 
+    def send_ping(self) -> bool:
+        """Ping the peer in words of the receiver's own; false where the carrier has to."""
+
     def receive_writable(self) -> None:
         """Learn that the peer takes messages again, after `Transport.is_writable` was false."""
 
@@ -217,7 +238,60 @@ class Receiver(Protocol):
 
 
 class Encoding(Protocol):
-    """Turns what happened in a channel into messages; one object serves all its subscribers."""
+    """Turns what happened in a channel into messages; one object serves all its subscribers.
 
-    def join(self, channel: str, items: Sequence[ChannelItem]) -> Frames:
-        """Encode items of one tick, oldest first. May be empty where the wire has no words."""
+    Equal objects are told apart by nobody: subscribers with equal encodings share frames.
+    """
+
+    @property
+    def uses_base(self) -> bool:
+        """Tell whether ``join`` makes patches against the publication before."""
+
+    @property
+    def settled(self) -> Encoding:
+        """The encoding of a subscriber that has got a publication; mostly the same object."""
+
+    @property
+    def restarted(self) -> Encoding:
+        """The encoding of a subscriber that lacks the newest publication; mostly the same."""
+
+    def join(
+        self, channel: str, items: Sequence[ChannelItem], base: Publication | None = None
+    ) -> Frames:
+        """Encode items of one tick, oldest first. May be empty where the wire has no words.
+
+        Args:
+            channel: Where they happened.
+            items: A run without a hole.
+            base: The publication before them, which every subscriber with this encoding has;
+                ``None`` when there is none, or one of them has not.
+        """
+
+
+class ClientControl(Protocol):
+    """What the server may do to a client of the protocol; held by its connection.
+
+    Each is done at once, and told with the tick; on a client that is gone nothing happens.
+    """
+
+    async def subscribe(self, channel: str, options: ServerSubscribe) -> None:
+        """Subscribe it on the server's side, and push that.
+
+        Raises:
+            ProtocolError: ``LIMIT_EXCEEDED``, ``UNKNOWN_CHANNEL`` or ``BAD_REQUEST``.
+        """
+
+    def unsubscribe(self, channel: str, code: int, reason: str) -> None:
+        """End a subscription of either side, and push that; without one nothing happens."""
+
+    def refresh(self, expires_at: float | None) -> None:
+        """Change when it expires (seconds since 1970; ``None`` never), and push that."""
+
+    def handle_gap(self, channel: str) -> None:
+        """Learn that publications of a channel never came, or that its stream is another one.
+
+        A client that counts on every publication comes back and recovers (section 1.8).
+        """
+
+    def close(self, disconnect: Disconnect) -> None:
+        """End the connection."""

@@ -11,69 +11,66 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import platform
 import uuid
-from collections import Counter
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
-from wirebell.admission import Admission, Limit, Refusal
-from wirebell.connection import Connection
-from wirebell.deadlines import Deadline, DeadlineWheel
+from wirebell.admission import Admission, Refusal
+from wirebell.connection import Connection, Subscription
+from wirebell.deadlines import Deadline
 from wirebell.errors import (
     BadRequest,
+    BrokerError,
     ConnectionClosed,
     Disconnect,
     DisconnectCode,
     LimitExceeded,
     NotRunning,
 )
-from wirebell.history import Recovery, recover
+from wirebell.following import Following
+from wirebell.history import Recovery, recover, recover_cache
 from wirebell.hub import Hub
-from wirebell.interfaces import Broker, Encoding, HistorySlice, PresenceStore, Transport
+from wirebell.interfaces import (
+    Broker,
+    ClientControl,
+    Encoding,
+    HistorySlice,
+    PresenceStore,
+    Transport,
+)
+from wirebell.leases import Leases
 from wirebell.liveness import PingRing
 from wirebell.model import (
     ChannelItem,
     ChannelOptions,
     ClientInfo,
     Frames,
-    Membership,
+    History,
     Publication,
+    Published,
+    PublishOptions,
+    RecoveryMode,
     StreamPosition,
 )
+from wirebell.positions import Positions
+from wirebell.rates import CommandRates
 from wirebell.settings import Settings
+from wirebell.statistics import NodeStatistics
+from wirebell.timers import Timers
 
-__all__ = ("Node", "NodeStatistics", "Subscription")
+# Asked for its position, to see whether the broker answers; nobody publishes there.
+READY_CHANNEL = "wirebell.ready"
+
+__all__ = ("Node", "Subscribed")
 
 logger = logging.getLogger(__name__)
 
-# Deadlines are seconds long, so a twentieth of one is early enough and saves wake-ups.
-WHEEL_RESOLUTION_SECONDS = 0.05
-
-
-@dataclass(slots=True)
-class NodeStatistics:
-    """What a node counted since it started.
-
-    Attributes:
-        connected_count: Connections admitted.
-        refused_counts: Limit → connections that it refused.
-        disconnect_counts: Close code → connections that we closed with it.
-        published_count: Publications that this node's callers published.
-        received_count: Items that the broker handed to this node.
-        broker_error_count: Calls of the broker that failed while nobody waited for the answer.
-    """
-
-    connected_count: int = 0
-    refused_counts: Counter[Limit] = field(default_factory=Counter)
-    disconnect_counts: Counter[int] = field(default_factory=Counter)
-    published_count: int = 0
-    received_count: int = 0
-    broker_error_count: int = 0
-
 
 @dataclass(frozen=True, slots=True)
-class Subscription:
+class Subscribed:
     """What a connection learns when it subscribed.
 
     Attributes:
@@ -96,6 +93,7 @@ class Node:
         broker: Not started yet.
         presence_store: Who is in which channel.
         options_for: Gives the options of a channel by its name; must be quick and pure.
+        name: As `wirebell.Realtime.info` shows it; empty is the machine's and the process' id.
     """
 
     def __init__(
@@ -104,7 +102,11 @@ class Node:
         broker: Broker,
         presence_store: PresenceStore,
         options_for: Callable[[str], ChannelOptions],
+        *,
+        name: str = "",
     ) -> None:
+        self.node_id = str(uuid.uuid4())
+        self.name = name or f"{platform.node()}_{os.getpid()}"
         self.settings = settings
         self.broker = broker
         self.presence_store = presence_store
@@ -116,14 +118,15 @@ class Node:
         )
         self.pings = PingRing(settings.ping_interval_seconds, settings.pong_timeout_seconds)
         self.admission = Admission(settings)
+        self.rates = CommandRates(settings.commands_per_second_max)
         self.statistics = NodeStatistics()
         self.connections: dict[str, Connection] = {}
-        self.wheel = DeadlineWheel(WHEEL_RESOLUTION_SECONDS)
-        self.timer: asyncio.TimerHandle | None = None
-        self.timer_at: float | None = None
+        self.users: dict[str, dict[str, Connection]] = {}
+        self.timers: Timers | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.broker_channels: set[str] = set()
-        self.broker_changes: dict[str, asyncio.Task[None]] = {}
+        self.following = Following(self.hub, broker, self._loop)
+        self.leases = Leases(presence_store, broker, settings.presence_ttl_seconds, self.spawn)
+        self.positions = Positions(self.hub, broker, options_for, self._note_failure)
         self.tasks: set[asyncio.Task[None]] = set()
         self.is_flush_planned = False
 
@@ -136,8 +139,10 @@ class Node:
             BrokerUnavailable: The broker cannot be reached.
         """
         self.loop = asyncio.get_running_loop()
+        self.timers = Timers(self.loop)
         await self.broker.start(self)
         self.schedule(self.settings.presence_refresh_seconds, self._refresh_presence)
+        self.schedule(self.settings.channel_position_check_seconds, self._check_positions)
         now = self.loop.time()
         self.schedule(self.pings.start(now) - now, self._ping)
 
@@ -148,26 +153,41 @@ class Node:
             self.disconnect(connection)
         if self.tasks:
             await asyncio.wait(self.tasks, timeout=self.settings.close_timeout_seconds)
-        late = self.tasks | set(self.broker_changes.values())
+        late = self.tasks | set(self.following.changes.values())
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-        self.loop = None
+        if self.timers is not None:
+            self.timers.close()
+        self.loop = self.timers = None
         await self.broker.aclose()
+
+    async def is_ready(self) -> bool:
+        """Tell whether the broker answers."""
+        try:
+            await self.broker.history(
+                READY_CHANNEL, ChannelOptions(history=History()), since=None, limit=0
+            )
+        except BrokerError:
+            return False
+        return True
 
     # Connections
 
-    def connect(self, transport: Transport, encoding: Encoding, address: str) -> Connection:
+    def connect(
+        self,
+        transport: Transport,
+        encoding: Encoding,
+        address: str,
+        control: ClientControl | None = None,
+    ) -> Connection:
         """Admit a connection. `disconnect` is owed afterwards.
 
         Raises:
             LimitExceeded: A limit of how many was reached.
         """
         self._check_refusal(self.admission.admit(address, self._loop().time()))
-        connection = Connection(str(uuid.uuid4()), address, encoding, transport)
+        connection = Connection(str(uuid.uuid4()), address, encoding, transport, control)
         self.connections[connection.client_id] = connection
         self.statistics.connected_count += 1
         return connection
@@ -183,9 +203,10 @@ class Node:
             return
         self._check_refusal(self.admission.admit_user(user_id))
         connection.user_id = user_id
+        self.users.setdefault(user_id, {})[connection.client_id] = connection
 
     def close(
-        self, connection: Connection, disconnect: Disconnect, *, notice: str | None = None
+        self, connection: Connection, disconnect: Disconnect, *, notice: str | bytes | None = None
     ) -> None:
         """End a connection from our side, and count it. The transport then reports its end.
 
@@ -211,7 +232,8 @@ class Node:
         if connection.is_closing or connection.is_closed:
             return
         self.hub.reply(connection, frames, is_ahead=is_ahead)
-        self._plan_flush()
+        if not self.is_flush_planned:
+            self._plan_flush()
 
     def resume(self, connection: Connection) -> None:
         """Go on with a connection that reads again; see `wirebell.interfaces.Receiver`."""
@@ -228,8 +250,12 @@ class Node:
         self.admission.release(connection.address)
         if connection.user_id:
             self.admission.release_user(connection.user_id)
+            of_user = self.users[connection.user_id]
+            del of_user[connection.client_id]
+            if not of_user:
+                del self.users[connection.user_id]
         for channel in list(connection.channels):
-            self._leave(connection, channel)
+            self.unsubscribe(connection, channel)
 
     # Channels
 
@@ -253,17 +279,21 @@ class Node:
         connection: Connection,
         channel: str,
         *,
+        subscription: Subscription | None = None,
         since: StreamPosition | None = None,
+        mode: RecoveryMode = RecoveryMode.STREAM,
         hold: bool = False,
-    ) -> Subscription:
+    ) -> Subscribed:
         """Subscribe a connection. What is published after this returned is delivered.
 
         Args:
             connection: Must not be subscribed to the channel.
             channel: Checked against the bounds of a name.
+            subscription: How; ``None`` does all that the channel's options offer.
             since: The position that the client saw last; it then gets what it missed.
+            mode: What it gets then.
             hold: Deliver nothing before `release` is called, because an answer has to go first.
-                A channel with history always waits for `release`.
+                A positioned subscription always waits for `release`.
 
         Raises:
             BadRequest: The name is out of bounds, or the connection is already subscribed.
@@ -279,19 +309,26 @@ class Node:
                 f"a connection has at most {self.settings.channels_per_connection_max} channels"
             )
         options = self.options_for(channel)
-        connection.channels[channel] = False
-        self.hub.subscribe(channel, connection, catch_up=hold or options.history is not None)
+        if subscription is None:
+            has_history = options.history is not None
+            subscription = Subscription(None, has_history, options.presence, options.join_leave)
+        connection.channels[channel] = subscription
+        is_held = hold or subscription.is_positioned
+        self.hub.subscribe(channel, connection, subscription.encoding, catch_up=is_held)
         try:
-            await self._follow(channel)
-            subscription = await self._catch_up(channel, options, since)
-            if options.presence:
-                await self._enter(connection, channel)
+            if not self.following.is_settled(channel):
+                await self.following.follow(channel)
+            subscribed = Subscribed()
+            if subscription.is_positioned:
+                subscribed = await self._catch_up(channel, options, since, mode)
+            if subscription.has_presence or subscription.has_join_leave:
+                await self.leases.enter(connection, channel, subscription)
             if connection.is_closed:
                 raise ConnectionClosed(Disconnect(DisconnectCode.GOING_AWAY, "connection ended"))
         except BaseException:
-            self._leave(connection, channel)
+            self.unsubscribe(connection, channel)
             raise
-        return subscription
+        return subscribed
 
     def release(
         self, connection: Connection, channel: str, position: StreamPosition | None
@@ -305,36 +342,82 @@ class Node:
         """
         if connection.is_closed or channel not in connection.channels:
             return
+        control = connection.control
+        if (
+            control is not None
+            and position is not None
+            and self.hub.is_torn(channel, connection, position)
+        ):
+            control.handle_gap(channel)
+            return
         held = self.hub.release(channel, connection, position)
-        if held:
-            self.write(connection, connection.encoding.join(channel, held), is_ahead=True)
+        if held.messages:
+            self.write(connection, held, is_ahead=True)
 
-    async def publish(self, channel: str, publication: Publication) -> StreamPosition:
+    def unsubscribe(self, connection: Connection, channel: str) -> bool:
+        """Take a connection out of a channel at once; the broker and presence follow.
+
+        Returns:
+            False when it was not subscribed.
+        """
+        if channel not in connection.channels:
+            return False
+        if channel in self.hub.pending and not connection.is_closed:
+            # What was published before is still its own.
+            self._flush()
+        info = connection.info(channel)
+        subscription = connection.channels.pop(channel, None)
+        if subscription is None:  # That cut it: it left all its channels.
+            return False
+        if self.hub.unsubscribe(channel, connection):
+            self.spawn(self.following.follow(channel))
+        if subscription.is_present or subscription.is_announced:
+            self.spawn(self.leases.leave(info, channel, subscription))
+        return True
+
+    async def publish(
+        self, channel: str, publication: Publication, how: PublishOptions | None = None
+    ) -> StreamPosition:
+        """Put a publication into a channel; as `begin_publish`, and waits for the position."""
+        published = self.begin_publish(channel, publication, how)
+        if not isinstance(published, Published):
+            published = await published
+        return published.position
+
+    def begin_publish(
+        self, channel: str, publication: Publication, how: PublishOptions | None = None
+    ) -> Published | Awaitable[Published]:
         """Put a publication into a channel. No peer is waited for.
 
         Returns:
-            Its position; offset 0 and an empty epoch where the channel keeps no history.
+            What became of it, at once or when the broker has answered; offset 0 and an empty
+            epoch where the channel keeps no history.
 
         Raises:
             BadRequest: The name or the payload is out of bounds.
             BrokerUnavailable: The broker does not answer.
             NotRunning: The node was not started, or is closed.
         """
-        self._loop()
-        self.check_channel(channel)
+        if self.loop is None:
+            raise NotRunning
+        if channel not in self.following.channels:
+            # Others were checked when somebody subscribed.
+            self.check_channel(channel)
         if len(publication.data) > self.settings.publication_bytes_max:
             raise BadRequest(
                 f"a publication has at most {self.settings.publication_bytes_max} bytes, "
                 f"got {len(publication.data)}"
             )
-        position = await self.broker.publish(channel, publication, self.options_for(channel))
+        published = self.broker.publish(channel, publication, self.options_for(channel), how)
+        if not isinstance(published, Published):
+            return self._finish_publish(published)
         self.statistics.published_count += 1
-        return position
+        return published
 
     async def history(
-        self, channel: str, *, since: StreamPosition | None, limit: int
+        self, channel: str, *, since: StreamPosition | None, limit: int, reverse: bool = False
     ) -> HistorySlice:
-        """Read a channel's kept publications, oldest first.
+        """Read a channel's kept publications, oldest first; newest first with ``reverse``.
 
         Raises:
             BadRequest: The name is out of bounds, or the channel keeps no history.
@@ -343,7 +426,9 @@ class Node:
         options = self.options_for(channel)
         if options.history is None:
             raise BadRequest(f"channel {channel!r} keeps no history")
-        return await self.broker.history(channel, options, since=since, limit=limit)
+        return await self.broker.history(
+            channel, options, since=since, limit=limit, reverse=reverse
+        )
 
     async def presence(self, channel: str) -> dict[str, ClientInfo]:
         """Read who is in a channel: client id → info.
@@ -359,45 +444,38 @@ class Node:
     def handle_item(self, channel: str, item: ChannelItem) -> None:
         """Take what the broker delivers; the tick's end sends it."""
         self.statistics.received_count += 1
+        if isinstance(item, Publication) and item.offset:
+            gap = self.hub.find_gap(channel, item)
+            if gap is None:
+                return
+            if gap:
+                self.positions.tell_gap(channel)
         self.hub.enqueue(channel, item)
         if self.hub.pending_bytes > self.settings.tick_bytes_max:
             self._flush()
-        elif self.hub.pending:
+        elif self.hub.pending and not self.is_flush_planned:
             self._plan_flush()
 
     # Time
 
     def schedule(self, delay_seconds: float, callback: Callable[[], None]) -> Deadline:
         """Have ``callback`` called once, ``delay_seconds`` from now or slightly later."""
-        deadline = self.wheel.schedule(self._loop().time() + max(0.0, delay_seconds), callback)
-        self._set_timer()
-        return deadline
+        self._loop()
+        assert self.timers is not None
+        return self.timers.schedule(delay_seconds, callback)
 
     def cancel(self, deadline: Deadline) -> None:
         """Forget a deadline; idempotent."""
-        self.wheel.cancel(deadline)
-
-    def _set_timer(self) -> None:
-        """Keep one timer of the loop, at the wheel's next bucket."""
-        at = self.wheel.next_at()
-        if at == self.timer_at and self.timer is not None:
-            return
-        if self.timer is not None:
-            self.timer.cancel()
-        self.timer_at = at
-        self.timer = None if at is None else self._loop().call_at(at, self._run_deadlines)
-
-    def _run_deadlines(self) -> None:
-        """Call what is due. One callback's failure is no other's."""
-        self.timer = None
-        for callback in self.wheel.due(self._loop().time()):
-            try:
-                callback()
-            except Exception:
-                logger.exception("a deadline's callback failed")
-        self._set_timer()
+        if self.timers is not None:
+            self.timers.cancel(deadline)
 
     # Inside
+
+    async def _finish_publish(self, published: Awaitable[Published]) -> Published:
+        """Wait for the broker, and count what it took."""
+        result = await published
+        self.statistics.published_count += 1
+        return result
 
     def _check_refusal(self, refusal: Refusal | None) -> None:
         """Count a refusal, and tell it."""
@@ -413,9 +491,8 @@ class Node:
 
     def _plan_flush(self) -> None:
         """Have the tick end with this turn of the loop."""
-        if not self.is_flush_planned:
-            self.is_flush_planned = True
-            self._loop().call_soon(self._flush)
+        self.is_flush_planned = True
+        self._loop().call_soon(self._flush)
 
     def _flush(self) -> None:
         """Send the tick, and cut who cannot keep up."""
@@ -433,83 +510,34 @@ class Node:
         self.disconnect(connection)
 
     async def _catch_up(
-        self, channel: str, options: ChannelOptions, since: StreamPosition | None
-    ) -> Subscription:
+        self,
+        channel: str,
+        options: ChannelOptions,
+        since: StreamPosition | None,
+        mode: RecoveryMode,
+    ) -> Subscribed:
         """Read the position, and what a client that was away has missed."""
         if options.history is None:
-            return Subscription()
-        limit = self.settings.recovery_publications_max
-        part = await self.broker.history(
-            channel, options, since=since, limit=limit if since is not None else 0
-        )
+            return Subscribed()
+        limit, after = self.settings.recovery_publications_max, since
+        if since is not None and (mode is RecoveryMode.CACHE or channel in self.hub.bases):
+            # One more: the newest it has is what the next patch is made against.
+            after = StreamPosition(max(0, since.offset - 1), since.epoch)
+        if mode is RecoveryMode.CACHE:
+            part = await self.broker.history(
+                channel, options, since=None, limit=0 if since is None else 1, reverse=True
+            )
+        else:
+            part = await self.broker.history(
+                channel, options, since=after, limit=limit + 1 if since is not None else 0
+            )
+        newest = max(part.publications, key=lambda kept: kept.offset, default=None)
+        self.hub.know_top(channel, part.top, newest)
         if since is None:
-            return Subscription(position=part.top)
-        return Subscription(
-            position=part.top,
-            recovery=recover(part.publications, part.top, since, limit=limit),
-        )
-
-    async def _follow(self, channel: str) -> None:
-        """Make the broker's subscription equal the hub's, one change at a time per channel."""
-        while True:
-            # A change that runs may have been begun for somebody who left since.
-            change = self.broker_changes.get(channel)
-            if change is None:
-                if self.hub.has_subscribers(channel) == (channel in self.broker_channels):
-                    return
-                change = self._loop().create_task(self._change_subscription(channel))
-                self.broker_changes[channel] = change
-            # Others wait for the same change: one of them being cancelled must not stop it.
-            await asyncio.shield(change)
-
-    async def _change_subscription(self, channel: str) -> None:
-        """Subscribe or unsubscribe at the broker. Nobody counts on a channel being let go."""
-        try:
-            if self.hub.has_subscribers(channel):
-                await self.broker.subscribe(channel)
-                self.broker_channels.add(channel)
-            else:
-                self.broker_channels.discard(channel)
-                await self.broker.unsubscribe(channel)
-        finally:
-            del self.broker_changes[channel]
-
-    async def _enter(self, connection: Connection, channel: str) -> None:
-        """Write presence, and tell the others."""
-        if channel not in connection.channels:
-            return
-        info = connection.info
-        await self._add_presence(connection, channel)
-        if channel not in connection.channels:
-            return
-        connection.channels[channel] = True
-        await self.broker.publish_membership(channel, Membership(info, joined=True))
-
-    async def _add_presence(self, connection: Connection, channel: str) -> None:
-        """Write presence, or renew it; take it back from a peer that left meanwhile."""
-        info, ttl = connection.info, self.settings.presence_ttl_seconds
-        try:
-            await self.presence_store.add(channel, info, ttl_seconds=ttl)
-        except BaseException:
-            # Whether it was written is not known.
-            self._spawn(self.presence_store.remove(channel, info.client_id))
-            raise
-        if channel not in connection.channels:
-            await self.presence_store.remove(channel, info.client_id)
-
-    def _leave(self, connection: Connection, channel: str) -> None:
-        """Take a connection out of a channel at once; the broker and presence follow."""
-        was_announced = connection.channels.pop(channel, False)
-        was_last = self.hub.unsubscribe(channel, connection)
-        if was_last:
-            self._spawn(self._follow(channel))
-        if was_announced:
-            self._spawn(self._remove_presence(connection.info, channel))
-
-    async def _remove_presence(self, info: ClientInfo, channel: str) -> None:
-        """Remove presence, and tell the others."""
-        await self.presence_store.remove(channel, info.client_id)
-        await self.broker.publish_membership(channel, Membership(info, joined=False))
+            return Subscribed(position=part.top)
+        if mode is RecoveryMode.CACHE:
+            return Subscribed(part.top, recover_cache(part.publications, part.top, since))
+        return Subscribed(part.top, recover(part.publications, part.top, since, limit=limit))
 
     def _ping(self) -> None:
         """Ping those whose turn it is."""
@@ -520,16 +548,15 @@ class Node:
     def _refresh_presence(self) -> None:
         """Renew the leases of everybody who is connected here."""
         self.schedule(self.settings.presence_refresh_seconds, self._refresh_presence)
-        self._spawn(self._renew_leases())
+        self.spawn(self.leases.renew(list(self.connections.values())))
 
-    async def _renew_leases(self) -> None:
-        """Renew one lease after the other; who left meanwhile is passed over."""
-        for connection in list(self.connections.values()):
-            for channel in list(connection.channels):
-                if connection.channels.get(channel):
-                    await self._add_presence(connection, channel)
+    def _check_positions(self) -> None:
+        """Look for what the broker lost on its way here, unless the last look still runs."""
+        self.schedule(self.settings.channel_position_check_seconds, self._check_positions)
+        if not self.positions.is_checking:
+            self.spawn(self.positions.check())
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run what nobody waits for; `aclose` does, and a failure is logged and counted."""
         task = self._loop().create_task(work)
         self.tasks.add(task)
@@ -539,5 +566,9 @@ class Node:
         """Account for a task of `_spawn`."""
         self.tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self.statistics.broker_error_count += 1
-            logger.error("the broker failed while nobody waited for it", exc_info=error)
+            self._note_failure(error)
+
+    def _note_failure(self, error: BaseException) -> None:
+        """Count a call of the broker that failed, and log it."""
+        self.statistics.broker_error_count += 1
+        logger.error("the broker failed while nobody waited for it", exc_info=error)

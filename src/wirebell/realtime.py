@@ -2,43 +2,51 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from functools import partial
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, Unpack, overload
 
 from fastapi import FastAPI
+from jwt import PyJWK
+from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket, WebSocketState
 
 from wirebell.admission import Limit
-from wirebell.auth import is_origin_allowed
+from wirebell.authorization import Authority, Authorizer
 from wirebell.brokers import create_broker
-from wirebell.channels import Channel, ChannelRegistry, encode_payload
+from wirebell.carriers import create_carrier, create_portable
+from wirebell.channels import (
+    Channel,
+    ChannelKeywords,
+    ChannelRegistry,
+    create_options,
+)
 from wirebell.errors import (
-    Denied,
     Disconnect,
     DisconnectCode,
-    LimitExceeded,
     NotRunning,
-    PermissionDenied,
     WirebellError,
 )
-from wirebell.interfaces import HistorySlice
-from wirebell.model import (
-    ChannelOptions,
-    ClientInfo,
-    History,
-    Identity,
-    Overflow,
-    StreamPosition,
-)
+from wirebell.hooks import Hooks, RPCHandler
+from wirebell.http_api import create_api_router
+from wirebell.jwks import KeySets
+from wirebell.live import Live, OriginPolicy
+from wirebell.model import ChannelOptions, Identity, StreamPosition
+from wirebell.namespaces import Namespaces
 from wirebell.node import Node
+from wirebell.operations import Operations
+from wirebell.options import (
+    APIOptions,
+    ChannelNames,
+    ClientOptions,
+    EndpointOptions,
+    TransportOptions,
+)
 from wirebell.permissions import PermissionApp
-from wirebell.protocol.json import encode_disconnect
-from wirebell.routes import create_router
+from wirebell.routes import LiveRoute, create_router
 from wirebell.settings import Settings
-from wirebell.takeover import Takeover
+from wirebell.tokens import KeyLocation, TokenKeys, TokenVerifier
 from wirebell.transports.asgi_websocket import ASGIWebSocket, Writers
 from wirebell.transports.engine_websocket import EngineWebSocket
 from wirebell.transports.plain import (
@@ -50,8 +58,6 @@ from wirebell.transports.plain import (
     disconnect_for,
     notice,
 )
-from wirebell.transports.process import abort_late
-from wirebell.transports.unidirectional import UnidirectionalReceiver
 
 __all__ = ("Realtime",)
 
@@ -62,9 +68,11 @@ AUTHENTICATE = "authenticate"
 
 SendsT = TypeVar("SendsT")
 Authenticator = TypeVar("Authenticator", bound=Callable[..., Any])
+HookT = TypeVar("HookT", bound=Callable[..., Any])
+RPCHandlerT = TypeVar("RPCHandlerT", bound=RPCHandler)
 
 
-class Realtime:
+class Realtime(Operations):
     """Real-time channels in a FastAPI application.
 
     Create one per application, pass its ``lifespan`` to FastAPI, and publish from anywhere::
@@ -76,19 +84,84 @@ class Realtime:
 
     Args:
         settings: Limits and intervals; ``None`` reads them from the environment (``WIREBELL_*``).
+        tokens: Keys of connection tokens, and of subscription tokens unless those have others;
+            ``None`` takes no tokens, and `authenticate` says who connects.
+        subscription_tokens: Keys of subscription tokens.
+        namespaces: Channels by configuration: namespace → options. They count where no
+            declaration matches a name.
+        without_namespace: Options of names without a namespace; ``None`` allows nothing there.
+        clients: Who may connect; ``None`` lets anonymous peers connect unless there are tokens.
+        transports: What `mount` serves; ``None`` is everything.
+        api: The server API that `mount` serves; ``None`` serves none.
+        names: How a channel's name is read.
+        unavailable: Namespaces whose kind of channel is not there yet.
+        name: Of the node, as `info` shows it; empty is the machine's and the process' id.
+        is_standalone: The server has no pages of its own: only origins that are listed may
+            connect.
 
     Raises:
         pydantic.ValidationError: The environment holds a value that is out of its bounds.
+        ConfigError: A key or an expression cannot be read.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        tokens: TokenKeys | None = None,
+        subscription_tokens: TokenKeys | None = None,
+        namespaces: Mapping[str, ChannelOptions] | None = None,
+        without_namespace: ChannelOptions | None = None,
+        clients: ClientOptions | None = None,
+        transports: TransportOptions | None = None,
+        api: APIOptions | None = None,
+        names: ChannelNames | None = None,
+        unavailable: Collection[str] = (),
+        name: str = "",
+        is_standalone: bool = False,
+    ) -> None:
         self.settings = settings if settings is not None else Settings()
         self.registry = ChannelRegistry()
         self.permissions = PermissionApp()
-        self.authenticator: Callable[..., Any] | None = None
+        self.hooks = Hooks()
+        self.api = api
+        self.is_standalone = is_standalone
+        self.name = name
         self.running: Node | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
         self.writers = Writers()
+        self.key_sets: KeySets | None = None
+        if clients is None:
+            clients = ClientOptions(allow_anonymous_connect_without_token=tokens is None)
+        self.authority: Authority = Authority(
+            registry=self.registry,
+            namespaces=_create_namespaces(
+                self.settings, namespaces or {}, without_namespace, names or ChannelNames()
+            ),
+            options=clients,
+            hooks=self.hooks,
+            grace_seconds=self.settings.expired_close_delay_seconds,
+            connection_tokens=None if tokens is None else TokenVerifier(tokens),
+            subscription_tokens=(
+                None if subscription_tokens is None else TokenVerifier(subscription_tokens)
+            ),
+            find_key=self._find_key,
+            unavailable=frozenset(unavailable),
+        )
+        self.origins = OriginPolicy(
+            self.settings.allowed_origins,
+            is_standalone=is_standalone,
+            setting="client.allowed_origins" if is_standalone else "WIREBELL_ALLOWED_ORIGINS",
+        )
+        self.live = Live(
+            self.node,
+            self.settings,
+            transports if transports is not None else TransportOptions.create_all(),
+            clients,
+            self.origins,
+            lambda handshake: Authorizer(self.authority, handshake),
+            self.writers,
+        )
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -102,8 +175,12 @@ class Realtime:
             BrokerUnavailable: The broker cannot be reached.
         """
         self.permissions.join(app)
+        for weakness in self.authority.find_weaknesses():
+            logger.warning("tokens: %s", weakness)
         broker, presence_store = create_broker(self.settings)
-        node = Node(self.settings, broker, presence_store, self.registry.options_for)
+        node = Node(
+            self.settings, broker, presence_store, self.authority.known_options, name=self.name
+        )
         await node.start()
         self.running, self.loop = node, asyncio.get_running_loop()
         try:
@@ -111,7 +188,11 @@ class Realtime:
         finally:
             self.running = self.loop = None
             await node.aclose()
+            await self.hooks.aclose(self.settings.close_timeout_seconds)
             await self.writers.aclose()
+            if self.key_sets is not None:
+                await self.key_sets.aclose()
+                self.key_sets = None
 
     def node(self) -> Node:
         """Return the running node.
@@ -123,26 +204,42 @@ class Realtime:
             raise NotRunning
         return self.running
 
-    def mount(self, app: FastAPI, path: str, *, metrics: bool = True) -> None:
+    def mount(
+        self,
+        app: FastAPI,
+        path: str,
+        *,
+        metrics: bool = True,
+        endpoints: EndpointOptions | None = None,
+    ) -> None:
         """Add Wirebell's own routes to an application.
 
-        ``{path}/connection/uni_websocket`` is the live connection with recovery (protocol
-        document, section 1.11), ``{path}/health`` and ``{path}/metrics`` are for operators.
+        ``{path}/connection/websocket`` and the other transports are the client protocol, so that
+        its SDKs connect (protocol document, sections 1.2, 1.10 and 1.11), ``{path}/api`` is the
+        server API where there is a key for it, and ``{path}/health``, ``{path}/ready`` and
+        ``{path}/metrics`` are for operators.
 
         Args:
             app: The application.
-            path: Where; begins with a slash, ends without.
+            path: Where; begins with a slash, ends without. Empty is the application's root.
             metrics: Answer ``{path}/metrics`` to whoever asks. Switch it off where the path is
                 public, and register `wirebell.metrics.NodeCollector` where it is not.
+            endpoints: What operators are served, and where; ``None`` is all of the above.
 
         Raises:
             ValueError: ``path`` is not like that.
         """
-        if not path.startswith("/") or path.endswith("/"):
+        if path and (not path.startswith("/") or path.endswith("/")):
             raise ValueError(f"path begins with a slash and ends without, got {path!r}")
-        app.include_router(
-            create_router(self.node, self._serve_unidirectional, metrics=metrics), prefix=path
-        )
+        if endpoints is None:
+            endpoints = EndpointOptions(
+                health="/health", ready="/ready", metrics="/metrics" if metrics else ""
+            )
+        app.include_router(create_router(self.node, endpoints), prefix=path)
+        if self.api is not None and self.api.enabled:
+            app.include_router(create_api_router(self, self.api), prefix=path + self.api.path)
+        for below, application in self.live.applications().items():
+            app.router.routes.append(LiveRoute(path + below, application))
 
     # Channels
 
@@ -152,21 +249,13 @@ class Realtime:
         pattern: str,
         *,
         sends: type[SendsT],
-        history: History | None = None,
-        presence: bool = False,
-        overflow: Overflow = Overflow.DISCONNECT,
         public: bool = False,
+        **options: Unpack[ChannelKeywords],
     ) -> Channel[SendsT]: ...
 
     @overload
     def channel(
-        self,
-        pattern: str,
-        *,
-        history: History | None = None,
-        presence: bool = False,
-        overflow: Overflow = Overflow.DISCONNECT,
-        public: bool = False,
+        self, pattern: str, *, public: bool = False, **options: Unpack[ChannelKeywords]
     ) -> Channel[object]: ...
 
     def channel(
@@ -174,10 +263,8 @@ class Realtime:
         pattern: str,
         *,
         sends: type[SendsT] | None = None,
-        history: History | None = None,
-        presence: bool = False,
-        overflow: Overflow = Overflow.DISCONNECT,
         public: bool = False,
+        **options: Unpack[ChannelKeywords],
     ) -> Channel[SendsT] | Channel[object]:
         """Declare channels: what travels there, what is kept, who may come.
 
@@ -186,42 +273,22 @@ class Realtime:
                 the rest. The first declaration that matches a name decides.
             sends: What is published: a Pydantic model or any type Pydantic knows, checked at
                 ``publish``; ``None`` takes everything that is text or JSON.
-            history: How much is kept for recovery; ``None`` keeps nothing and delivers at most
-                once.
-            presence: Keep who is subscribed, and tell subscribers of joins and leaves.
-            overflow: What happens while a subscriber does not read: it is cut past
-                ``send_queue_bytes_max`` and recovers from the log, or the channel may drop.
             public: Anybody may subscribe through `mount`. Otherwise ``authorize`` decides, and
                 without it nobody may. `attach` asks neither: there the endpoint has decided.
+            **options: What is kept, announced and allowed, by the names of
+                `wirebell.ChannelOptions` and `wirebell.ChannelPermissions`. Two of them bring
+                others along, unless those are given. With ``history``, subscribers may read it
+                and recover. With ``presence``, subscribers may ask who is there, and are told of
+                joins and leaves.
 
         Raises:
             ConfigError: The pattern is malformed, or declared already.
         """
-        options = ChannelOptions(history=history, presence=presence, overflow=overflow)
         declaration: Channel[Any] = Channel(
-            pattern, sends, options, self.node, self.permissions, public=public
+            pattern, sends, create_options(options), self.node, self.permissions, public=public
         )
         self.registry.add(declaration)
         return declaration
-
-    async def publish(self, channel: str, data: object, *, key: str = "") -> StreamPosition:
-        """Publish to a channel, declared or not. No peer is waited for or can make it fail.
-
-        Args:
-            channel: 1 or more printable characters, at most ``channel_bytes_max`` bytes.
-            data: ``str`` travels as text, a Pydantic model or another value as JSON; at most
-                ``publication_bytes_max`` bytes when serialised.
-            key: As for `BoundChannel.publish`.
-
-        Returns:
-            The publication's position; offset 0 and an empty epoch where no history is kept.
-
-        Raises:
-            BadRequest: The name or the payload is out of bounds.
-            BrokerUnavailable: The broker does not answer.
-            NotRunning: Outside the lifespan.
-        """
-        return await self.node().publish(channel, encode_payload(data, key))
 
     def publish_from_thread(
         self, channel: str, data: object, *, timeout_seconds: float = 5.0
@@ -250,26 +317,6 @@ class Realtime:
         future = asyncio.run_coroutine_threadsafe(self.publish(channel, data), loop)
         return future.result(timeout_seconds)
 
-    async def presence(self, channel: str) -> dict[str, ClientInfo]:
-        """Read who is in a channel: client id → info.
-
-        Raises:
-            BadRequest: The channel keeps no presence.
-            NotRunning: Outside the lifespan.
-        """
-        return await self.node().presence(channel)
-
-    async def history(
-        self, channel: str, *, since: StreamPosition | None = None, limit: int = 100
-    ) -> HistorySlice:
-        """Read a channel's kept publications after ``since``, oldest first, at most ``limit``.
-
-        Raises:
-            BadRequest: The channel keeps no history.
-            NotRunning: Outside the lifespan.
-        """
-        return await self.node().history(channel, since=since, limit=limit)
-
     # Connections
 
     def authenticate(self, function: Authenticator) -> Authenticator:
@@ -279,9 +326,71 @@ class Realtime:
         handshake's headers and cookies; raising `Denied` or an ``HTTPException`` keeps the peer
         out. Without it everybody is anonymous.
         """
-        self.authenticator = function
+        self.authority.identify = self._identify
         self.permissions.add(AUTHENTICATE, (), function)
         return function
+
+    def on_connect(self, function: HookT) -> HookT:
+        """Have a function asked about each client that connects through `mount`; a decorator.
+
+        It takes a `wirebell.Caller`, plain or ``async``; raising `Denied` refuses the client.
+        """
+        self.hooks.on_connect.append(function)
+        return function
+
+    def on_disconnect(self, function: HookT) -> HookT:
+        """Have a function told of each client that has gone; takes a `wirebell.Caller`."""
+        self.hooks.on_disconnect.append(function)
+        return function
+
+    def on_subscribe(self, function: HookT) -> HookT:
+        """Have a function asked about each subscription; takes a `wirebell.Caller` and a channel.
+
+        Raising `Denied` refuses it.
+        """
+        self.hooks.on_subscribe.append(function)
+        return function
+
+    def on_unsubscribe(self, function: HookT) -> HookT:
+        """Have a function told of each subscription that ends before its connection.
+
+        It takes a `wirebell.Caller`, the channel, a code (0 at the client's wish) and a reason.
+        """
+        self.hooks.on_unsubscribe.append(function)
+        return function
+
+    def on_refresh(self, function: HookT) -> HookT:
+        """Have a function renew connections whose credentials have ended; a decorator.
+
+        It takes a `wirebell.Caller` and returns an `Identity` of the same user with a later
+        ``expires_at``, or ``None``: then the connection ends with 3005.
+        """
+        self.hooks.on_refresh = function
+        return function
+
+    def on_message(self, function: HookT) -> HookT:
+        """Have a function take messages of clients that have no answer (``client.send``).
+
+        It takes a `wirebell.Caller` and the data, decoded from JSON.
+        """
+        self.hooks.on_send = function
+        return function
+
+    def rpc(self, method: str) -> Callable[[RPCHandlerT], RPCHandlerT]:
+        """Have a function answer a remote procedure call of clients; a decorator.
+
+        It takes a `wirebell.Caller` and the data, decoded from JSON; what it returns is the
+        answer. Raising a `CommandError` answers with its code.
+
+        Raises:
+            ConfigError: The method has a function already.
+        """
+
+        def add(function: RPCHandlerT) -> RPCHandlerT:
+            self.hooks.add_rpc(method, function)
+            return function
+
+        return add
 
     async def attach(
         self,
@@ -375,25 +484,22 @@ class Realtime:
     def _create_carrier(
         self, node: Node, websocket: WebSocket, subprotocol: str | None
     ) -> ASGIWebSocket | EngineWebSocket:
-        """Create what carries a socket: taken over where the server can, through ASGI elsewhere."""
-        takeover: Takeover | None = (websocket.scope.get("extensions") or {}).get(
-            "wirebell.takeover"
-        )
-        if takeover is None:
-            return self._create_portable(websocket, subprotocol)
-        return EngineWebSocket(
-            takeover,
+        """Create what carries an endpoint's socket."""
+        return create_carrier(
+            websocket.scope,
             websocket.receive,
             websocket.send,
             self.settings,
             node.pings,
+            self.writers,
             is_accepted=websocket.application_state is WebSocketState.CONNECTED,
             subprotocol=subprotocol,
+            raw_receive=websocket._receive,
         )
 
     def _create_portable(self, websocket: WebSocket, subprotocol: str | None) -> ASGIWebSocket:
-        """Create what carries a socket on any server, and refuses one on ours as well."""
-        return ASGIWebSocket(
+        """Create what refuses an endpoint's socket."""
+        return create_portable(
             websocket.scope,
             websocket.receive,
             websocket.send,
@@ -401,22 +507,18 @@ class Realtime:
             self.writers,
             is_accepted=websocket.application_state is WebSocketState.CONNECTED,
             subprotocol=subprotocol,
-            abort=_find_abort(websocket),
+            raw_receive=websocket._receive,
         )
 
     async def _check_origin(self, websocket: WebSocket, subprotocol: str | None) -> bool:
         """Refuse the page of a foreign Origin; true when the socket may go on."""
-        origin = websocket.headers.get("origin")
-        if origin is None:
+        if "origin" not in websocket.headers:
             return True
-        host = websocket.headers.get("host")
-        scheme = websocket.scope.get("scheme", "ws")
-        if is_origin_allowed(origin, host, scheme, self.settings.allowed_origins):
+        reason = self.origins.check(websocket.scope)
+        if reason is None:
             return True
-        reason = f"origin {origin!r:.80} is not allowed; set WIREBELL_ALLOWED_ORIGINS"
         if self.running is not None:
             self.running.statistics.refused_counts[Limit.ORIGIN] += 1
-        logger.warning("refused a socket to host %r: %s", host, reason)
         if websocket.application_state is WebSocketState.CONNECTED:
             disconnect = Disconnect(
                 DisconnectCode.FORBIDDEN, reason.encode()[:123].decode(errors="ignore")
@@ -435,66 +537,43 @@ class Realtime:
         carrier = self._create_portable(websocket, subprotocol)
         await carrier.refuse(disconnect, notice=notice(disconnect))
 
-    async def _serve_unidirectional(self, websocket: WebSocket) -> None:
-        """Serve a live connection of `mount` to its end."""
-        node = self.node()
-        if not await self._check_origin(websocket, None):
-            return
-        carrier = self._create_carrier(node, websocket, None)
+    async def _identify(self, handshake: HTTPConnection) -> Identity:
+        """Ask who connects.
 
-        async def authorize(channel: str) -> None:
-            await self._authorize(websocket, channel)
-
-        try:
-            identity = await self._identify(websocket)
-            receiver = UnidirectionalReceiver(node, carrier, identity, authorize)
-            receiver.connect(_address(websocket))
-        except Denied as error:
-            logger.info("a connection was refused: %s", error.message)
-            disconnect = Disconnect(DisconnectCode.INVALID_TOKEN, "invalid token")
-        except LimitExceeded:
-            disconnect = Disconnect(DisconnectCode.CONNECTION_LIMIT, "connection limit")
-        except Exception:
-            logger.exception("asking who connects failed")
-            disconnect = Disconnect(DisconnectCode.INTERNAL_ERROR, "internal error")
-        else:
-            await carrier.run(receiver)
-            return
-        node.statistics.disconnect_counts[disconnect.code] += 1
-        portable = self._create_portable(websocket, None)
-        await portable.refuse(disconnect, notice=encode_disconnect(disconnect))
-
-    async def _identify(self, websocket: WebSocket) -> Identity:
-        """Ask who connects; anonymous without an authenticator."""
-        if self.authenticator is None:
-            return Identity()
-        identity = await self.permissions.ask(websocket, AUTHENTICATE)
+        Raises:
+            Denied: Nobody who may.
+        """
+        identity = await self.permissions.ask(handshake, AUTHENTICATE)
         if not isinstance(identity, Identity):
             # Taking it for nobody would lose the expiry and the limits of whoever it is.
             raise TypeError(f"authenticate must return an Identity, got {type(identity).__name__}")
         return identity
 
-    async def _authorize(self, websocket: WebSocket, channel: str) -> None:
-        """Let a peer into a channel, or raise; what is not declared is denied."""
-        found = self.registry.find(channel)
-        if found is None:
-            raise PermissionDenied(f"channel {channel!r} is not declared")
-        declaration, parameters = found
-        await declaration.check_subscribe(websocket, parameters)
+    async def _find_key(self, location: KeyLocation) -> PyJWK:
+        """Get a key that a token names from its key set."""
+        if self.key_sets is None:
+            self.key_sets = KeySets(allow_http=self.is_standalone)
+        return await self.key_sets.find(location)
+
+
+def _create_namespaces(
+    settings: Settings,
+    namespaces: Mapping[str, ChannelOptions],
+    without_namespace: ChannelOptions | None,
+    names: ChannelNames,
+) -> Namespaces:
+    """Create the configured channels."""
+    return Namespaces(
+        without_namespace or ChannelOptions(),
+        namespaces,
+        boundary=names.namespace_boundary,
+        private_prefix=names.private_prefix,
+        user_boundary=names.user_boundary,
+        user_separator=names.user_separator,
+        name_bytes_max=settings.channel_bytes_max,
+    )
 
 
 def _address(websocket: WebSocket) -> str:
     """Return the peer's address; empty over a Unix socket."""
     return websocket.client.host if websocket.client is not None else ""
-
-
-def _find_abort(websocket: WebSocket) -> Callable[[], None] | None:
-    """Find how to drop the link, where the server lets us reach it.
-
-    Uvicorn's protocol classes pass a bound method as ``receive`` and own an asyncio transport;
-    its ``close`` waits for a buffer that a stuck peer never drains. Other servers give nothing,
-    and there the kernel's time-out has to do.
-    """
-    server = getattr(websocket._receive, "__self__", None)
-    transport: Any = getattr(server, "transport", None)
-    return partial(abort_late, transport) if callable(getattr(transport, "abort", None)) else None

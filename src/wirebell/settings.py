@@ -80,6 +80,11 @@ class Settings(BaseSettings):
     channels_per_connection_max: int = Field(default=128, ge=1)
     """Channels that one connection may subscribe to; Centrifugo's bound."""
 
+    commands_per_second_max: dict[str, float] = {}
+    """Commands of the client protocol → how many of each one connection may send in a second, as
+    ``{"publish": 10}``; JSON in the environment. More are answered with error 111. Empty is no
+    limit, since only the application knows what its clients do."""
+
     history_channels_max: int = Field(default=100_000, ge=1)
     """Channels whose history the memory broker keeps. Past it the one that was published to
     least recently is forgotten; its clients are told that they could not be recovered."""
@@ -87,9 +92,17 @@ class Settings(BaseSettings):
     history_bytes_max: int = Field(default=268_435_456, ge=1)
     """Payload bytes that the memory broker keeps in all histories together: 256 MiB."""
 
+    idempotency_keys_max: int = Field(default=100_000, ge=1)
+    """Idempotency keys of publications that the memory broker remembers; each lives five minutes.
+    Past it the oldest is forgotten, and a retry with it publishes again."""
+
     recovery_publications_max: int = Field(default=300, ge=1)
     """Most publications handed to a client that comes back; a wider gap is reported as not
     recovered, since reading state anew is cheaper then. Centrifugo's bound."""
+
+    history_publications_max: int = Field(default=300, ge=1)
+    """Most publications that one answer about a channel's history holds; who wants more asks
+    again. Centrifugo's bound."""
 
     presence_ttl_seconds: float = Field(default=60.0, gt=0)
     """How long an entry of presence outlives a node that died without a word."""
@@ -117,6 +130,17 @@ class Settings(BaseSettings):
 
     first_message_timeout_seconds: float = Field(default=5.0, gt=0)
     """Time to sign in, where the first message carries the credentials."""
+
+    expired_close_delay_seconds: float = Field(default=25.0, gt=0)
+    """Time between the end of a client's credentials and its being closed, in which it may
+    refresh them. Centrifugo's default."""
+
+    expired_sub_close_delay_seconds: float = Field(default=25.0, gt=0)
+    """The same for the end of a subscription."""
+
+    channel_position_check_seconds: float = Field(default=40.0, gt=0)
+    """How often a client's position in a channel is compared with the broker's, which finds what
+    a broker lost on its way here. Centrifugo's default."""
 
     close_timeout_seconds: float = Field(default=5.0, gt=0)
     """Time for a closing handshake before the link is aborted."""

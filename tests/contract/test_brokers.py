@@ -8,7 +8,15 @@ import pytest
 
 from wirebell.brokers.memory import MemoryBroker, MemoryPresenceStore
 from wirebell.interfaces import Broker, PresenceStore
-from wirebell.model import ChannelOptions, ClientInfo, History, Publication, StreamPosition
+from wirebell.model import (
+    ChannelOptions,
+    ClientInfo,
+    History,
+    Publication,
+    Published,
+    PublishOptions,
+    StreamPosition,
+)
 from wirebell.settings import Settings
 from wirebell.testing import (
     BROKER_GUARANTEES,
@@ -63,6 +71,35 @@ async def test_check_broker(name: str) -> None:
     assert len(BROKER_GUARANTEES) == len(created)
 
 
+class AnswersLater(MemoryBroker):
+    """A broker that has to wait for its answers."""
+
+    def publish(  # type: ignore[override]  # later, which the interface allows
+        self,
+        channel: str,
+        publication: Publication,
+        options: ChannelOptions,
+        how: PublishOptions | None = None,
+    ) -> Awaitable[Published]:
+        """Publish in a moment."""
+        return self.publish_later(channel, publication, options, how)
+
+    async def publish_later(
+        self,
+        channel: str,
+        publication: Publication,
+        options: ChannelOptions,
+        how: PublishOptions | None,
+    ) -> Published:
+        """Publish."""
+        return super().publish(channel, publication, options, how)
+
+
+async def test_answers_that_come_later() -> None:
+    """A broker may answer a publisher at once or later: the guarantees are the same."""
+    await check_broker(lambda: AnswersLater(Settings()))
+
+
 @pytest.mark.parametrize("name", STORES)
 async def test_check_presence_store(name: str) -> None:
     """The one call that proves a presence store."""
@@ -84,7 +121,7 @@ async def test_history_ends_by_its_ttl() -> None:
     broker = MemoryBroker(Settings(), clock=clock)
     await broker.start(RecordingListener())
     options = ChannelOptions(history=History(ttl_seconds=10, meta_ttl_seconds=100))
-    first = await broker.publish("a", Publication(b"1"), options)
+    first = broker.publish("a", Publication(b"1"), options).position
 
     clock.advance(9.9)
     kept = await broker.history("a", options, since=None, limit=9)
@@ -108,7 +145,7 @@ async def test_publishing_renews_the_ttl() -> None:
     options = ChannelOptions(history=History(ttl_seconds=10, meta_ttl_seconds=20))
     positions: list[StreamPosition] = []
     for _ in range(5):
-        positions.append(await broker.publish("a", Publication(b"1"), options))
+        positions.append(broker.publish("a", Publication(b"1"), options).position)
         clock.advance(9)
 
     part = await broker.history("a", options, since=None, limit=9)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.unit.clocks import JumpingLoop
@@ -21,6 +22,8 @@ from wirebell.model import (
     Membership,
     PayloadFormat,
     Publication,
+    Published,
+    PublishOptions,
     StreamPosition,
 )
 from wirebell.settings import Settings
@@ -123,10 +126,16 @@ class ForgetsEpoch(Tampering):
     """Has another epoch each time it is asked."""
 
     async def history(
-        self, channel: str, options: ChannelOptions, *, since: StreamPosition | None, limit: int
+        self,
+        channel: str,
+        options: ChannelOptions,
+        *,
+        since: StreamPosition | None,
+        limit: int,
+        reverse: bool = False,
     ) -> StreamSlice:
         """Answer with an epoch that it just made up."""
-        part = await super().history(channel, options, since=since, limit=limit)
+        part = await super().history(channel, options, since=since, limit=limit, reverse=reverse)
         return replace(part, top=StreamPosition(part.top.offset, self.log.new_epoch()))
 
 
@@ -141,22 +150,32 @@ class OneEpoch(Tampering):
 class KeepsTooMuch(Tampering):
     """Does not look at the size of a history."""
 
-    async def publish(
-        self, channel: str, publication: Publication, options: ChannelOptions
-    ) -> StreamPosition:
+    def publish(
+        self,
+        channel: str,
+        publication: Publication,
+        options: ChannelOptions,
+        how: PublishOptions | None = None,
+    ) -> Published:
         """Keep what should go."""
         kept = ChannelOptions(history=options.history and History(size=1_000))
-        return await super().publish(channel, publication, kept)
+        return super().publish(channel, publication, kept, how)
 
 
 class KeepsAHole(Tampering):
     """Loses one publication out of the middle of its history."""
 
     async def history(
-        self, channel: str, options: ChannelOptions, *, since: StreamPosition | None, limit: int
+        self,
+        channel: str,
+        options: ChannelOptions,
+        *,
+        since: StreamPosition | None,
+        limit: int,
+        reverse: bool = False,
     ) -> StreamSlice:
         """Leave one out."""
-        part = await super().history(channel, options, since=since, limit=limit)
+        part = await super().history(channel, options, since=since, limit=limit, reverse=reverse)
         return replace(part, publications=part.publications[:2] + part.publications[3:])
 
 
@@ -164,10 +183,16 @@ class KeepsTooLate(Tampering):
     """Answers with what history held one publication ago."""
 
     async def history(
-        self, channel: str, options: ChannelOptions, *, since: StreamPosition | None, limit: int
+        self,
+        channel: str,
+        options: ChannelOptions,
+        *,
+        since: StreamPosition | None,
+        limit: int,
+        reverse: bool = False,
     ) -> StreamSlice:
         """Leave out the newest."""
-        part = await super().history(channel, options, since=since, limit=limit)
+        part = await super().history(channel, options, since=since, limit=limit, reverse=reverse)
         return replace(part, publications=part.publications[:-1])
 
 
@@ -175,31 +200,121 @@ class IgnoresSince(Tampering):
     """Starts at the oldest whatever it is asked."""
 
     async def history(
-        self, channel: str, options: ChannelOptions, *, since: StreamPosition | None, limit: int
+        self,
+        channel: str,
+        options: ChannelOptions,
+        *,
+        since: StreamPosition | None,
+        limit: int,
+        reverse: bool = False,
     ) -> StreamSlice:
         """Read from the oldest, and let a negative limit pass."""
-        return await super().history(channel, options, since=None, limit=max(0, limit))
+        return await super().history(
+            channel, options, since=None, limit=max(0, limit), reverse=reverse
+        )
 
 
 class SameAnswer(Tampering):
     """Tells every publisher the first position."""
 
-    async def publish(
-        self, channel: str, publication: Publication, options: ChannelOptions
-    ) -> StreamPosition:
+    def publish(
+        self,
+        channel: str,
+        publication: Publication,
+        options: ChannelOptions,
+        how: PublishOptions | None = None,
+    ) -> Published:
         """Forget how far it is."""
-        position = await super().publish(channel, publication, options)
-        return StreamPosition(min(1, position.offset), position.epoch)
+        position = super().publish(channel, publication, options, how).position
+        return Published(StreamPosition(min(1, position.offset), position.epoch))
 
 
 class CountsEverything(Tampering):
     """Keeps history where none was asked for."""
 
-    async def publish(
-        self, channel: str, publication: Publication, options: ChannelOptions
-    ) -> StreamPosition:
+    def publish(
+        self,
+        channel: str,
+        publication: Publication,
+        options: ChannelOptions,
+        how: PublishOptions | None = None,
+    ) -> Published:
         """Keep."""
-        return await super().publish(channel, publication, ChannelOptions(history=History()))
+        return super().publish(channel, publication, ChannelOptions(history=History()), how)
+
+
+class ForgetsHow(Tampering):
+    """Does not look at what holds for one publication alone."""
+
+    def publish(
+        self,
+        channel: str,
+        publication: Publication,
+        options: ChannelOptions,
+        how: PublishOptions | None = None,
+    ) -> Published:
+        """Publish it like any other."""
+        return super().publish(channel, publication, options)
+
+
+class PublishesAgain(Tampering):
+    """Remembers the position of an idempotency key, and publishes all the same."""
+
+    def publish(
+        self,
+        channel: str,
+        publication: Publication,
+        options: ChannelOptions,
+        how: PublishOptions | None = None,
+    ) -> Published:
+        """Publish twice."""
+        published = super().publish(channel, publication, options, how)
+        if published.is_suppressed:
+            super().publish(channel, publication, options)
+        return published
+
+
+class KnowsNoReverse(Tampering):
+    """Reads oldest first, whatever it is asked."""
+
+    async def history(
+        self,
+        channel: str,
+        options: ChannelOptions,
+        *,
+        since: StreamPosition | None,
+        limit: int,
+        reverse: bool = False,
+    ) -> StreamSlice:
+        """Read the other way round."""
+        return await super().history(channel, options, since=since, limit=limit)
+
+
+class ForgetsTags(Tampering):
+    """Drops what it has no field for."""
+
+    def tamper(self, item: ChannelItem) -> list[ChannelItem]:
+        """Leave out the tags."""
+        if isinstance(item, Publication):
+            return [msgspec.structs.replace(item, tags=None)]
+        return [item]
+
+
+class KeepsTheirPosition(Tampering):
+    """Hands on the position that a publisher made up."""
+
+    def publish(
+        self,
+        channel: str,
+        publication: Publication,
+        options: ChannelOptions,
+        how: PublishOptions | None = None,
+    ) -> Published:
+        """Deliver what is not kept as it came."""
+        if options.history is None and publication.offset:
+            self.handle_item(channel, publication)
+            return Published(StreamPosition())
+        return super().publish(channel, publication, options, how)
 
 
 class HoldsOn(Tampering):
@@ -247,6 +362,13 @@ class StaysOpen(Tampering):
         (IgnoresSince, "check_negative_limit"),
         (SameAnswer, "check_position_is_the_publications_own"),
         (CountsEverything, "check_order_without_history"),
+        (ForgetsHow, "check_skip_history"),
+        (ForgetsHow, "check_idempotency_key"),
+        (ForgetsHow, "check_version"),
+        (PublishesAgain, "check_idempotency_key"),
+        (KnowsNoReverse, "check_history_reverse"),
+        (ForgetsTags, "check_fields_travel"),
+        (KeepsTheirPosition, "check_fields_travel"),
         (HoldsOn, "check_unsubscribe"),
         (RemovesAll, "check_remove_history"),
         (StaysOpen, "check_close"),

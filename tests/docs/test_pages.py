@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import pytest
 from playwright.async_api import async_playwright
 
 from tests import servers
-from wirebell import Realtime, Settings
+from wirebell import DisconnectCode, Realtime, Settings
 from wirebell.metrics import render_metrics
 
 if TYPE_CHECKING:
@@ -135,3 +136,38 @@ async def test_the_readmes_example_works_in_a_browser(
             await browser.close()
 
     assert message.text == "hello"
+
+
+def layers(page: str) -> list[str]:
+    """Return the modules that a page's table of layers names, in its order."""
+    text = (ROOT / page).read_text()
+    table = text.split("| Modules |")[1].split("\n\n")[0]
+    named = re.findall(r"`(\w+)/?`", re.sub(r"\([^)]*\)", "", table))
+    return [name for name in named if is_module(name)]
+
+
+def is_module(name: str) -> bool:
+    """Tell whether there is such a module or package."""
+    source = ROOT / "src" / "wirebell"
+    return (source / f"{name}.py").exists() or (source / name / "__init__.py").exists()
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
+def test_the_layers_are_those_that_are_checked(page: str) -> None:
+    """The table of layers has the modules of import-linter's contract, in its order."""
+    configuration = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contracts = configuration["tool"]["importlinter"]["contracts"]
+    rows = next(each["layers"] for each in contracts if each["id"] == "layers")
+    names = [name.strip(" ()") for row in rows for name in re.split("[:|]", row)]
+
+    assert [name for name in names if is_module(name)] == layers(page)
+
+
+def test_every_close_code_is_on_a_page() -> None:
+    """Each code that ends a connection stands in a table of the limits or of the protocol."""
+    text = "".join((ROOT / "docs" / page).read_text() for page in ("limits.md", "protocol.md"))
+    rows = set(re.findall(r"^\| (\d{4}) \|", text, re.M))
+    # Only Python sees it: an operation on a connection that has gone.
+    codes = {str(int(code)) for code in DisconnectCode if code != DisconnectCode.GOING_AWAY}
+
+    assert set() == codes - rows

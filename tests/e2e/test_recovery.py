@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests import servers
-from tests.e2e.board import sign_in_api
+from tests.e2e.board import WAIT_MS, sign_in_api
 from tests.e2e.proxy import Proxy
 
 if TYPE_CHECKING:
@@ -169,12 +169,13 @@ def test_offline_is_told_from_reconnecting(open_board: OpenBoard, open_api: Open
 
 def test_an_ended_session_is_told(tmp_path: Path, open_board: OpenBoard) -> None:
     """When the token expires the page says so, goes on as a guest, and keeps what was typed."""
-    env = {"WIREBELL_DEMO_TOKEN_TTL_SECONDS": "4"}
+    env = {"WIREBELL_DEMO_TOKEN_TTL_SECONDS": "8"}
     with servers.demo(tmp_path, env=env) as short:
         ann = open_board(short.url, user="ann")
         ann.page.get_by_label("Task title").fill("Half a thought")
 
-        expect(ann.page.locator("#welcome-text")).to_contain_text("session has ended")
+        ended = ann.page.locator("#welcome-text")
+        expect(ended).to_contain_text("session has ended", timeout=WAIT_MS)
         expect(ann.page.get_by_role("button", name="Continue as ann")).to_be_visible()
         expect(ann.page.get_by_label("Task title")).to_have_value("Half a thought")
         ann.wait_live()

@@ -12,14 +12,16 @@ from pathlib import Path
 
 from tests.fuzz.seeds import list_seeds
 
+FUZZED = ("wirebell.websocket", "wirebell.protocol", "wirebell.session")
+
 
 def main(target: str, folder: str, *options: str) -> None:
     """Fuzz until an input fails or the options' time is over."""
     atheris = importlib.import_module("atheris")
     # Seeds import the modules too, before they could be instrumented.
-    for name in [name for name in sys.modules if name.startswith("wirebell.websocket")]:
+    for name in [name for name in sys.modules if name.startswith(FUZZED)]:
         del sys.modules[name]
-    with atheris.instrument_imports(include=["wirebell.websocket"]):
+    with atheris.instrument_imports(include=list(FUZZED)):
         targets = importlib.import_module("tests.fuzz.targets")
     corpus = Path(folder) / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)

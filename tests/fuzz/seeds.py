@@ -54,6 +54,41 @@ def list_inflated() -> list[bytes]:
     return [*texts, last * 3 + b"\x00", b"\x00\x05\x00\xfa\xffHello\x00", compress(bytes(9_999), 9)]
 
 
+COMMANDS = (
+    b'{"id":1,"connect":{"token":"a.b.c","subs":{"a":{"recover":true,"offset":3}},"flag":1}}',
+    b'{"id":2,"subscribe":{"channel":"a","tf":{"op":"and","nodes":[{"key":"k"}]},"delta":"fossil"}}',
+    b'{"id":3,"publish":{"channel":"a","data":{"x":[1,-2.5e3,"\\ud83d\\ude00",null]}}}',
+    b'{"id":4,"unsubscribe":{"channel":"a"}}',
+    b'{"id":5,"history":{"channel":"a","limit":-1,"since":{"offset":1,"epoch":"e"}}}',
+    b'{"id":6,"presence":{"channel":"a"}}',
+    b'{"id":7,"presence_stats":{"channel":"a"}}',
+    b'{"id":8,"rpc":{"method":"m","data":1}}',
+    b'{"id":9,"refresh":{"token":"t"}}',
+    b'{"id":10,"sub_refresh":{"channel":"a","token":"t"}}',
+    b'{"send":{"data":"x"}}',
+    b"{}",
+)
+
+
+def list_sessions() -> list[bytes]:
+    """List frames of a client, with what separates them, in both encodings."""
+    connect = b"\x04\x08\x01\x22\x00"
+    binary = (
+        connect,
+        b"\x07\x08\x02\x2a\x03\x0a\x01a",
+        b"\x0a\x08\x03\x3a\x06\x0a\x01a\x12\x011",
+        b"\x08\x08\x04\x62\x04\x0a\x02{}" + b"\x00",
+        b"\x00",
+    )
+    return [
+        *(b"j" + COMMANDS[0] + b"\xfe\xfe" + command for command in COMMANDS),
+        b"j" + b"\n".join(COMMANDS),
+        b"j" + b"\xfe\xfe".join(COMMANDS),
+        *(b"b" + connect + b"\xfe\xfe" + command for command in binary),
+        b"b" + b"".join(binary),
+    ]
+
+
 def list_seeds(target: str) -> list[bytes]:
     """List the seeds of a target of `tests.fuzz.targets`."""
     # Limits of 1 MiB, 125 and 5 bytes, windows of 15 and 9 bits, pieces of 1 and 7 bytes.
@@ -74,6 +109,8 @@ def list_seeds(target: str) -> list[bytes]:
                 b"connection\xffkeep-alive",
                 b"a\xff\r\nb: c",
             ]
+        case "session":
+            return list_sessions()
         case "negotiation":
             return list(OFFERS)
         case _:

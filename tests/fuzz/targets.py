@@ -10,6 +10,11 @@ import re
 import zlib
 from collections.abc import Callable, Sequence
 
+from wirebell.errors import ClientDisconnected
+from wirebell.protocol.codec import Codec
+from wirebell.protocol.json import JSON
+from wirebell.protocol.protobuf import PROTOBUF
+from wirebell.session import RULES, Session, State
 from wirebell.websocket.deflate import (
     Corrupt,
     Inflater,
@@ -277,6 +282,51 @@ def fuzz_headers(data: bytes) -> None:
     assert answer.count(b"\r") == answer.count(b"\n") == len(lines) - 1
 
 
+def take_commands(session: Session) -> list[int] | None:
+    """Take what waits, as a receiver does; ids in order, ``None`` when the session was ended."""
+    ids: list[int] = []
+    code = 0
+    try:
+        while (found := session.next_command()) is not None:
+            name, command = found
+            assert all(getattr(getattr(command, name), field) for field in RULES[name])
+            assert (name == "connect") == (session.state is State.OPEN)
+            assert 0 <= command.id < 2**32
+            assert command.id or name == "send"
+            if name == "connect":
+                session.connecting()
+                session.connected()
+            ids.append(command.id)
+    except ClientDisconnected as error:
+        code = error.disconnect.code
+    assert code in (0, 3501)
+    return None if code else ids
+
+
+def fuzz_session(data: bytes) -> None:
+    """Frames of a client are commands in order or the end; nothing else escapes, nothing stays."""
+    codec: Codec = (JSON, PROTOBUF)[data[:1] == b"b"]
+    session, quick = Session(codec), Session(codec)
+    for frame in data[1:].split(b"\xfe\xfe"):
+        message = frame if codec.is_binary else frame.decode(errors="surrogateescape")
+        if session.state is State.CONNECTED and frame[:1] in {b"{", b"\x00"}:
+            session.expect_pong()
+            quick.expect_pong()
+        session.receive_data(message)
+        found = take_commands(session)
+
+        publish = quick.receive_publish(message)
+        rest = take_commands(quick) if publish is None else [publish.id]
+        assert found == rest
+        assert session.waiting is None
+        assert quick.waiting is None
+        assert (found is None) <= (session.state is State.CLOSED)
+        assert session.state is quick.state
+        if session.state is State.CLOSED:
+            session.receive_data(message)
+            assert take_commands(session) == []
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "frames": fuzz_frames,
     "frames_inflated": fuzz_frames_inflated,
@@ -284,5 +334,6 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "headers": fuzz_headers,
     "inflater": fuzz_inflater,
     "negotiation": fuzz_negotiation,
+    "session": fuzz_session,
     "text": fuzz_text,
 }

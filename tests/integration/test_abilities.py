@@ -34,7 +34,7 @@ APP = "tests.integration.attach_app:app"
 PAGE = Path(__file__).parents[2] / "docs" / "servers.md"
 ENV = {
     "WIREBELL_PING_INTERVAL_SECONDS": "0.5",
-    "WIREBELL_PONG_TIMEOUT_SECONDS": "2",
+    "WIREBELL_PONG_TIMEOUT_SECONDS": "4",
     "WIREBELL_MESSAGE_BYTES_MAX": "65536",
     "WIREBELL_SEND_QUEUE_BYTES_MAX": "262144",
     "WIREBELL_CLOSE_TIMEOUT_SECONDS": "0.5",

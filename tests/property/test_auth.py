@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+
 from hypothesis import assume, given, settings, strategies as st
 
-from wirebell.auth import is_origin_allowed
+from wirebell.auth import AllowedOrigins, is_origin_allowed
 
 LABELS = st.text(st.sampled_from("abcxyz019"), min_size=1, max_size=5)
 HOSTS = st.lists(LABELS, min_size=1, max_size=3).map(".".join)
@@ -67,3 +69,29 @@ def test_rubbish_never_raises(origin: str, host: str | None, socket: str) -> Non
 def test_listed_passes(origin: str, host: str, socket: str) -> None:
     """An origin that is listed passes at every host."""
     assert is_origin_allowed(f"https://{origin}", host, socket, {f"https://{origin}"})
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    pattern=st.text("ab.*?", min_size=1, max_size=8),
+    host=st.text("ab.", min_size=1, max_size=8),
+    page=PAGES,
+)
+def test_patterns(pattern: str, host: str, page: str) -> None:
+    """A pattern means what it means for file names."""
+    origins = AllowedOrigins([f"https://{pattern}"])
+
+    expected = page == "https" and (
+        fnmatchcase(host, pattern) or fnmatchcase(f"{host}:443", pattern)
+    )
+    assert expected == origins.allows(f"{page}://{host}")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    origin=st.text(max_size=30), pattern=st.text(st.characters(exclude_characters="{}"), max_size=8)
+)
+def test_rubbish_never_raises_for_patterns(origin: str, pattern: str) -> None:
+    """Headers of any content are decided upon, whatever the pattern; no list lets in no page."""
+    assert AllowedOrigins([pattern]).allows(origin) in (True, False)
+    assert not AllowedOrigins([]).allows(origin)

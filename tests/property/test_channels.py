@@ -6,9 +6,10 @@ import json
 
 from hypothesis import given, settings, strategies as st
 
-from wirebell.channels import ChannelTemplate, encode_payload
+from wirebell.channels import ChannelTemplate
 from wirebell.errors import BadRequest
 from wirebell.model import PayloadFormat
+from wirebell.publishing import encode_payload
 
 PRINTABLE = st.characters(exclude_categories=("C", "Z"))
 LITERALS = st.text(st.sampled_from("ab:.-*+(|\\$/"), max_size=3)

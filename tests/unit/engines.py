@@ -29,6 +29,7 @@ class EngineReceiver:
         self.gate = asyncio.Event()
         self.failure: Exception | None = None
         self.writable_count = 0
+        self.has_own_pings = False
 
     def receive_open(self) -> Awaitable[None] | None:
         """Note it."""
@@ -44,6 +45,12 @@ class EngineReceiver:
         """Note a binary message."""
         self.calls.append(f"bytes {len(data)}")
         return None
+
+    def send_ping(self) -> bool:
+        """Ping in words of its own, when told to."""
+        if self.has_own_pings:
+            self.calls.append("ping")
+        return self.has_own_pings
 
     def receive_writable(self) -> None:
         """Count it."""

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import MutableMapping
+from collections.abc import Awaitable, MutableMapping
 from typing import Any
 
 from wirebell.brokers.memory import MemoryBroker, MemoryPresenceStore
 from wirebell.errors import Disconnect
 from wirebell.history import StreamSlice
-from wirebell.interfaces import Encoding
+from wirebell.interfaces import BrokerListener, Encoding
 from wirebell.model import (
+    ChannelItem,
     ChannelOptions,
     ClientInfo,
     Frames,
     Membership,
     Publication,
+    Published,
+    PublishOptions,
+    ServerSubscribe,
     StreamPosition,
 )
 from wirebell.protocol.text import TEXT
@@ -27,7 +31,10 @@ Message = MutableMapping[str, Any]
 class FakeSubscriber:
     """A subscriber of the hub that keeps what it is given; its channels are kept by the test."""
 
-    def __init__(self, *, writes_max: int = 1_000, encoding: Encoding = TEXT) -> None:
+    def __init__(
+        self, *, writes_max: int = 1_000, encoding: Encoding = TEXT, client_id: str = "client"
+    ) -> None:
+        self.client_id = client_id
         self.encoding = encoding
         self.channels: dict[str, object] = {}
         self.is_writable = True
@@ -44,19 +51,19 @@ class FakeSubscriber:
     @property
     def messages(self) -> list[str]:
         """All messages, in order."""
-        return [message for frames in self.written for message in frames.messages]
+        return [str(message) for frames in self.written for message in frames.messages]
 
 
 class FakeTransport:
     """A `wirebell.interfaces.Transport` that keeps what it is given."""
 
     def __init__(self) -> None:
-        self.messages: list[str] = []
-        self.writes: list[tuple[str, ...]] = []
+        self.messages: list[str | bytes] = []
+        self.writes: list[tuple[str | bytes, ...]] = []
         self.is_full = False
         self.is_writable = True
         self.closed: list[tuple[int, str]] = []
-        self.notices: list[str | None] = []
+        self.notices: list[str | bytes | None] = []
 
     def write(self, frames: Frames) -> bool:
         """Take messages unless told to be full."""
@@ -67,7 +74,7 @@ class FakeTransport:
             self.writes.append(frames.messages)
         return True
 
-    def close(self, disconnect: Disconnect, *, notice: str | None = None) -> None:
+    def close(self, disconnect: Disconnect, *, notice: str | bytes | None = None) -> None:
         """Keep why; the first counts."""
         self.closed.append((int(disconnect.code), disconnect.reason))
         self.notices.append(notice)
@@ -166,24 +173,103 @@ class GatedBroker(MemoryBroker):
         await super().unsubscribe(channel)
 
     async def history(
-        self, channel: str, options: ChannelOptions, *, since: StreamPosition | None, limit: int
+        self,
+        channel: str,
+        options: ChannelOptions,
+        *,
+        since: StreamPosition | None,
+        limit: int,
+        reverse: bool = False,
     ) -> StreamSlice:
         """Read, then wait: what is published meanwhile is not in the answer."""
-        part = await super().history(channel, options, since=since, limit=limit)
+        part = await super().history(channel, options, since=since, limit=limit, reverse=reverse)
         await self.gates.enter("history")
         return part
 
-    async def publish(
-        self, channel: str, publication: Publication, options: ChannelOptions
-    ) -> StreamPosition:
+    def publish(  # type: ignore[override]  # this one answers later where it is told to
+        self,
+        channel: str,
+        publication: Publication,
+        options: ChannelOptions,
+        how: PublishOptions | None = None,
+    ) -> Published | Awaitable[Published]:
+        """Publish at once, or when the gate is open."""
+        if "publish" in self.gates.held or "publish" in self.gates.failures:
+            return self.publish_later(channel, publication, options, how)
+        self.gates.calls.append("publish")
+        return super().publish(channel, publication, options, how)
+
+    async def publish_later(
+        self,
+        channel: str,
+        publication: Publication,
+        options: ChannelOptions,
+        how: PublishOptions | None,
+    ) -> Published:
         """Publish when the gate is open."""
         await self.gates.enter("publish")
-        return await super().publish(channel, publication, options)
+        return super().publish(channel, publication, options, how)
 
     async def publish_membership(self, channel: str, membership: Membership) -> None:
         """Tell of a join or a leave when the gate is open."""
         await self.gates.enter("join" if membership.joined else "leave")
         await super().publish_membership(channel, membership)
+
+
+class LossyBroker(GatedBroker):
+    """A broker whose deliveries can be lost on their way to the node.
+
+    Mutable state: the channels that lose what is published, until they are taken out.
+    """
+
+    def __init__(self, settings: Settings, gates: Gates) -> None:
+        super().__init__(settings, gates)
+        self.lost: set[str] = set()
+
+    async def start(self, listener: BrokerListener) -> None:
+        """Begin to deliver what is not lost."""
+        await super().start(LossyLink(listener, self.lost))
+
+
+class LossyLink:
+    """A `wirebell.interfaces.BrokerListener` in front of another, which gets what is not lost."""
+
+    def __init__(self, listener: BrokerListener, lost: set[str]) -> None:
+        self.listener = listener
+        self.lost = lost
+
+    def handle_item(self, channel: str, item: ChannelItem) -> None:
+        """Hand on an item, or lose it."""
+        if channel not in self.lost:
+            self.listener.handle_item(channel, item)
+
+
+class FakeControl:
+    """A `wirebell.interfaces.ClientControl` that notes what is done to it."""
+
+    def __init__(self) -> None:
+        self.gaps: list[str] = []
+        self.calls: list[str] = []
+
+    async def subscribe(self, channel: str, options: ServerSubscribe) -> None:
+        """Note it."""
+        self.calls.append(f"subscribe {channel} {options.presence}")
+
+    def unsubscribe(self, channel: str, code: int, reason: str) -> None:
+        """Note it."""
+        self.calls.append(f"unsubscribe {channel} {code} {reason}")
+
+    def refresh(self, expires_at: float | None) -> None:
+        """Note it."""
+        self.calls.append(f"refresh {expires_at}")
+
+    def handle_gap(self, channel: str) -> None:
+        """Note the channel."""
+        self.gaps.append(channel)
+
+    def close(self, disconnect: Disconnect) -> None:
+        """Note it."""
+        self.calls.append(f"close {int(disconnect.code)}")
 
 
 class GatedStore(MemoryPresenceStore):

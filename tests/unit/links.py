@@ -37,6 +37,11 @@ class FakeReceiver:
         """Note a binary message."""
         self.calls.append(f"bytes {len(data)}")
 
+    def send_ping(self) -> bool:
+        """Ping in words of its own."""
+        self.calls.append("ping")
+        return True
+
     def receive_writable(self) -> None:
         """Count: it comes with every tick that was written."""
         self.writable_count += 1

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from tests.unit.fakes import FakeTransport, GatedBroker, GatedStore, Gates
+from tests.unit.fakes import FakeControl, FakeTransport, GatedStore, Gates, LossyBroker
 from wirebell.connection import Connection
 from wirebell.model import ChannelOptions, History, Overflow, Publication
 from wirebell.node import Node
+from wirebell.protocol.encoding import ChannelEncoding
 from wirebell.protocol.json import JSON
 from wirebell.protocol.text import TEXT
 from wirebell.settings import Settings
 
 
 def options_for(channel: str) -> ChannelOptions:
-    """Keep history for names with an ``h``, presence for a ``p``, drop the oldest for a ``d``."""
+    """Read a name: ``h`` has history, ``p`` presence and joins, ``d`` drops the oldest."""
     return ChannelOptions(
         history=History(size=10) if "h" in channel else None,
         presence="p" in channel,
+        join_leave="p" in channel,
         overflow=Overflow.DROP_OLDEST if "d" in channel else Overflow.DISCONNECT,
     )
 
@@ -28,16 +30,17 @@ class Rig:
 
     def __init__(self, settings: Settings) -> None:
         self.gates = Gates()
-        self.broker = GatedBroker(settings, self.gates)
+        self.broker = LossyBroker(settings, self.gates)
         self.store = GatedStore(self.gates)
         self.node = Node(settings, self.broker, self.store, options_for)
 
     def connect(
-        self, user_id: str = "", *, is_json: bool = False
+        self, user_id: str = "", *, is_json: bool = False, control: FakeControl | None = None
     ) -> tuple[Connection, FakeTransport]:
         """Connect a peer."""
         transport = FakeTransport()
-        connection = self.node.connect(transport, JSON if is_json else TEXT, "10.0.0.1")
+        encoding = ChannelEncoding(JSON) if is_json else TEXT
+        connection = self.node.connect(transport, encoding, "10.0.0.1", control)
         self.node.identify(connection, user_id)
         return connection, transport
 

@@ -15,12 +15,19 @@ from wirebell.channels import (
     Channel,
     ChannelRegistry,
     ChannelTemplate,
-    encode_payload,
+    create_options,
 )
 from wirebell.errors import BadRequest, ConfigError, Denied, NotRunning, PermissionDenied
-from wirebell.model import ChannelOptions, History, PayloadFormat, Publication
+from wirebell.model import (
+    ChannelOptions,
+    ChannelPermissions,
+    History,
+    PayloadFormat,
+    Publication,
+)
 from wirebell.node import Node
 from wirebell.permissions import PermissionApp
+from wirebell.publishing import encode_payload
 
 
 class Note(BaseModel):
@@ -229,7 +236,7 @@ async def test_authorize() -> None:
 
 
 def test_registry() -> None:
-    """The first declaration that matches decides; what matches none keeps nothing."""
+    """The first declaration that matches decides; what matches none is not declared."""
     registry = ChannelRegistry()
     kept = ChannelOptions(history=History())
     one, rest = create_channel("room:1", options=kept), create_channel("room:{room_id}")
@@ -239,11 +246,8 @@ def test_registry() -> None:
     assert (one, {}) == registry.find("room:1")
     assert (rest, {"room_id": "2"}) == registry.find("room:2")
     assert registry.find("hall") is None
-    assert (kept, ChannelOptions()) == (
-        registry.options_for("room:1"),
-        registry.options_for("hall"),
-    )
-    assert registry.options_for("room:1") is kept
+    assert registry.find_options("room:1") is kept
+    assert registry.find_options("hall") is None
 
 
 def test_registry_refuses_doubles() -> None:
@@ -258,17 +262,118 @@ def test_registry_refuses_doubles() -> None:
 def test_a_late_declaration_counts() -> None:
     """A declaration that comes after its name was asked for is not overlooked."""
     registry = ChannelRegistry()
-    before = registry.options_for("a")
+    registry.add(create_channel("b"))
+    before = registry.find_options("a")
     registry.add(create_channel("a", options=ChannelOptions(presence=True)))
 
-    assert (False, True) == (before.presence, registry.options_for("a").presence)
+    assert (None, ChannelOptions(presence=True)) == (before, registry.find_options("a"))
+
+
+def test_nothing_is_declared() -> None:
+    """Without a declaration no name is remembered."""
+    registry = ChannelRegistry()
+
+    assert registry.find_options("a") is None
+    assert {} == registry.known_options
+
+
+def test_options_of_history() -> None:
+    """Subscribers of a declared channel may come back, and read what it keeps, unless refused."""
+    implied = create_options({"history": History()})
+    refused = create_options(
+        {"history": History(), "force_recovery": False, "allow_history_for_subscriber": False}
+    )
+
+    assert (True, True, False) == (
+        implied.force_positioning,
+        implied.force_recovery,
+        implied.presence,
+    )
+    assert implied.permissions == ChannelPermissions(
+        allow_history_for_subscriber=True, allow_history_for_anonymous=True
+    )
+    assert (True, False) == (refused.force_positioning, refused.force_recovery)
+    assert refused.permissions == ChannelPermissions(allow_history_for_anonymous=True)
+
+
+def test_options_of_presence() -> None:
+    """A declared channel with presence tells its subscribers who comes and goes."""
+    options = create_options({"presence": True})
+
+    assert (True, True, None) == (
+        options.join_leave,
+        options.force_push_join_leave,
+        options.history,
+    )
+    assert options.permissions == ChannelPermissions(
+        allow_presence_for_subscriber=True, allow_presence_for_anonymous=True
+    )
+
+
+def test_options_of_nothing() -> None:
+    """What is not said is off."""
+    assert ChannelOptions() == create_options({})
 
 
 def test_known_names_are_bounded() -> None:
     """Names that peers make up do not fill the memory."""
     registry = ChannelRegistry()
+    registry.add(create_channel("a"))
 
     for number in range(KNOWN_OPTIONS_MAX + 5):
-        registry.options_for(str(number))
+        registry.find_options(str(number))
 
     assert len(registry.known_options) <= KNOWN_OPTIONS_MAX
+
+
+def test_encode_for_patches() -> None:
+    """Where every publication may travel as a patch it says so."""
+    assert not create_channel("a").encode(1).has_delta
+    assert create_channel("a", options=ChannelOptions(delta_publish=True)).encode(1).has_delta
+
+
+@pytest.mark.parametrize(
+    ("permissions", "is_public", "named", "anonymous"),
+    [
+        (ChannelPermissions(), False, False, False),
+        (ChannelPermissions(), True, True, True),
+        (ChannelPermissions(allow_subscribe_for_client=True), False, True, False),
+        (
+            ChannelPermissions(allow_subscribe_for_client=True, allow_subscribe_for_anonymous=True),
+            False,
+            True,
+            True,
+        ),
+    ],
+)
+def test_lets_in(
+    permissions: ChannelPermissions, is_public: bool, named: bool, anonymous: bool
+) -> None:
+    """Who may come without being asked: everybody, those with a user id, or nobody."""
+    channel = create_channel("a", options=ChannelOptions(permissions=permissions), public=is_public)
+
+    assert (named, anonymous) == (channel.lets_in("ann"), channel.lets_in(""))
+
+
+def test_a_function_asks_everybody() -> None:
+    """Where a function decides nobody comes in by the options alone."""
+    permissions = ChannelPermissions(allow_subscribe_for_client=True)
+    channel = create_channel("a", options=ChannelOptions(permissions=permissions))
+    channel.authorize(lambda: None)
+
+    assert not channel.lets_in("ann")
+
+
+def test_what_clients_publish_is_checked() -> None:
+    """JSON that a declaration does not send is refused by field, and not repeated."""
+    registry = ChannelRegistry()
+    registry.add(create_channel("room:{room_id}", Note))
+    registry.add(create_channel("any:{name}"))
+
+    registry.check_data("room:7", b'{"text": "hello"}')
+    registry.check_data("any:7", b"[1]")
+    registry.check_data("undeclared", b"[1]")
+    with pytest.raises(BadRequest, match="sends: text: ") as refused:
+        registry.check_data("room:7", b'{"txt": "secret"}')
+
+    assert "secret" not in str(refused.value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.unit.fakes import FakeTransport
-from wirebell.connection import Connection
+from wirebell.connection import Connection, Subscription
 from wirebell.errors import Disconnect
 from wirebell.model import ClientInfo, Frames
 from wirebell.protocol.text import TEXT
@@ -13,13 +13,24 @@ def test_new_connection() -> None:
     """A new connection is anonymous, open and in no channel."""
     connection = Connection("1", "10.0.0.1", TEXT, FakeTransport())
 
-    assert ClientInfo("1", "") == connection.info
+    assert ClientInfo("1", "") == connection.info()
     assert ({}, False, TEXT, "10.0.0.1") == (
         connection.channels,
         connection.is_closed,
         connection.encoding,
         connection.address,
     )
+
+
+def test_info_in_a_channel() -> None:
+    """What others see of it depends on the channel, where the application said something there."""
+    connection = Connection("1", "", TEXT, FakeTransport())
+    connection.user_id, connection.conn_info = "ann", b'"c"'
+    connection.channels["a"] = Subscription(chan_info=b'"a"')
+    connection.channels["b"] = Subscription()
+
+    assert ClientInfo("1", "ann", b'"c"', b'"a"') == connection.info("a")
+    assert ClientInfo("1", "ann", b'"c"', b"") == connection.info("b") == connection.info()
 
 
 def test_hands_through() -> None:

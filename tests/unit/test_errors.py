@@ -5,16 +5,23 @@ from __future__ import annotations
 import pytest
 
 from wirebell.errors import (
+    DISCONNECT_REASONS,
+    ERROR_MESSAGES,
+    TEMPORARY_CODES,
     BadRequest,
+    ClientDisconnected,
     CommandError,
     ConnectionClosed,
     Denied,
     Disconnect,
     DisconnectCode,
     ErrorCode,
+    HandshakeError,
     LimitExceeded,
     PermissionDenied,
+    ProtocolError,
     WirebellError,
+    create_disconnect,
 )
 
 
@@ -64,4 +71,42 @@ def test_codes_can_be_sent() -> None:
     ours = {int(code) for code in DisconnectCode}
 
     assert ours <= {*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)}
-    assert {100, 103, 106, 107} == {int(code) for code in ErrorCode}
+
+
+def test_protocol_errors() -> None:
+    """A protocol error has its code's message, and is temporary where the protocol says so."""
+    errors = [ProtocolError(code) for code in ErrorCode]
+
+    assert set(ErrorCode) == ERROR_MESSAGES.keys()
+    assert list(ERROR_MESSAGES.values()) == [error.message for error in errors]
+    assert {error.code for error in errors if error.temporary} == TEMPORARY_CODES
+
+
+def test_disconnects() -> None:
+    """A disconnect of the protocol has its code's reason."""
+    disconnect = create_disconnect(DisconnectCode.BAD_REQUEST)
+
+    assert (3501, DISCONNECT_REASONS[DisconnectCode.BAD_REQUEST]) == (
+        disconnect.code,
+        disconnect.reason,
+    )
+
+
+def test_client_disconnected() -> None:
+    """A connection that has to end says how."""
+    disconnect = create_disconnect(DisconnectCode.BAD_REQUEST)
+
+    error = ClientDisconnected(disconnect)
+
+    assert (disconnect, "disconnected: 3501 bad request") == (error.disconnect, str(error))
+
+
+def test_handshake_error() -> None:
+    """A refused handshake has its status, what is wrong, and headers."""
+    error = HandshakeError(426, "upgrade", [(b"upgrade", b"websocket")])
+
+    assert (426, "upgrade", [(b"upgrade", b"websocket")]) == (
+        error.status,
+        error.message,
+        error.headers,
+    )

@@ -6,8 +6,15 @@ from itertools import count
 
 import pytest
 
-from wirebell.history import HistoryLog, Recovery, StreamSlice, recover
-from wirebell.model import History, Publication, StreamPosition
+from wirebell.history import (
+    HistoryLog,
+    IdempotentResults,
+    Recovery,
+    StreamSlice,
+    recover,
+    recover_cache,
+)
+from wirebell.model import History, Publication, PublishOptions, StreamPosition
 
 KEEP = History(size=3, ttl_seconds=10, meta_ttl_seconds=100)
 
@@ -311,3 +318,147 @@ def test_a_channel_asked_for_is_forgotten() -> None:
     log.expire(400.0)
 
     assert {} == log.unused
+
+
+@pytest.mark.parametrize(
+    ("since", "limit", "offsets"),
+    [
+        (None, 2, [7, 6]),
+        (None, 0, []),
+        (None, 9, [7, 6, 5]),
+        (7, 9, [6, 5]),
+        (6, 1, [5]),
+        (5, 9, []),
+        (3, 9, []),
+        (0, 9, []),
+        (99, 2, [7, 6]),
+    ],
+)
+def test_reverse(since: int | None, limit: int, offsets: list[int]) -> None:
+    """In reverse the newest come first, those before the position, as far as they are kept."""
+    log = create_log()
+    fill(log, "a", 7)
+    position = None if since is None else StreamPosition(since)
+
+    part = log.read("a", KEEP, 0.0, since=position, limit=limit, reverse=True)
+
+    assert offsets == [publication.offset for publication in part.publications]
+    assert StreamPosition(7, "e1") == part.top
+
+
+def test_top() -> None:
+    """The position of a channel is known without reading it, also of a new one."""
+    log = create_log()
+    fill(log, "a", 2)
+
+    assert StreamPosition(2, "e1") == log.top("a", KEEP, 0.0)
+    assert StreamPosition(0, "e2") == log.top("b", KEEP, 0.0)
+
+
+def test_versions() -> None:
+    """Only a version above the newest of its epoch is taken; another epoch begins again."""
+    log = create_log()
+    versions = [(1, ""), (1, ""), (3, ""), (2, ""), (1, "x"), (1, "x"), (2, "x"), (4, "")]
+
+    taken = [
+        log.accept_version("a", KEEP, PublishOptions(version=number, version_epoch=epoch), 0.0)
+        for number, epoch in versions
+    ]
+
+    assert [True, False, True, False, True, False, True, True] == taken
+
+
+def test_versions_of_channels() -> None:
+    """Each channel counts versions by itself, and keeps its own when something is published."""
+    log = create_log()
+    how = PublishOptions(version=1)
+
+    first = log.accept_version("a", KEEP, how, 0.0)
+    fill(log, "a", 1)
+
+    assert (True, True) == (first, log.accept_version("b", KEEP, how, 0.0))
+    assert not log.accept_version("a", KEEP, how, 0.0)
+
+
+def test_versions_end_with_the_stream() -> None:
+    """When the stream is forgotten its version is, too."""
+    log = create_log()
+    how = PublishOptions(version=1)
+    log.accept_version("a", KEEP, how, 0.0)
+
+    assert log.accept_version("a", KEEP, how, KEEP.meta_ttl_seconds)
+
+
+@pytest.mark.parametrize(
+    ("newest", "top", "since", "offsets", "recovered"),
+    [
+        (stream(7, 7), 7, StreamPosition(3, "e"), [7], True),
+        (stream(7, 7), 7, StreamPosition(7, "e"), [], True),
+        (stream(7, 7), 7, StreamPosition(7, "f"), [7], True),
+        (stream(7, 7), 7, StreamPosition(0, ""), [7], True),
+        ([], 7, StreamPosition(7, "e"), [], True),
+        ([], 7, StreamPosition(3, "e"), [], False),
+        ([], 0, StreamPosition(0, "e"), [], False),
+        (stream(6, 6), 7, StreamPosition(3, "e"), [], False),
+    ],
+)
+def test_recover_cache(
+    newest: list[Publication],
+    top: int,
+    since: StreamPosition,
+    offsets: list[int],
+    recovered: bool,
+) -> None:
+    """Who wants the newest only gets it, unless it has it or nothing is kept."""
+    recovery = recover_cache(newest, StreamPosition(top, "e"), since)
+
+    assert (offsets, recovered) == (
+        [publication.offset for publication in recovery.publications],
+        recovery.recovered,
+    )
+
+
+def test_idempotency() -> None:
+    """A key is known in its channel for five minutes."""
+    results, position = IdempotentResults(10), StreamPosition(4, "e")
+
+    results.add("a", "k", position, 100.0)
+
+    assert (position, None, None) == (
+        results.find("a", "k", 399.9),
+        results.find("a", "k", 400.0),
+        results.find("b", "k", 100.0),
+    )
+    assert results.find("a", "other", 100.0) is None
+
+
+def test_idempotency_is_bounded() -> None:
+    """Past the bound the oldest key is forgotten; one that is used again is the newest."""
+    results = IdempotentResults(2)
+
+    for key in ("x", "y", "x", "z"):
+        results.add("a", key, StreamPosition(), 0.0)
+
+    assert [("a", "x"), ("a", "z")] == list(results.results)
+
+
+def test_old_keys_are_freed() -> None:
+    """Keys that are past their time go when another comes, and the newest stays."""
+    results = IdempotentResults(10)
+    for number in range(5):
+        results.add("a", str(number), StreamPosition(), float(number))
+
+    results.add("a", "new", StreamPosition(), 303.0)
+
+    assert ["4", "new"] == [key for _, key in results.results]
+
+
+def test_a_shorter_time_to_live() -> None:
+    """When what is kept is to end sooner than planned it does, though nobody asks."""
+    log = create_log()
+    fill(log, "a", 1)
+    log.append("a", Publication(b"x"), History(ttl_seconds=2, meta_ttl_seconds=100), 1.0)
+
+    log.expire(3.0)
+
+    assert 0 == log.byte_count

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.unit.fakes import FakeSubscriber
 from wirebell.hub import Hub
 from wirebell.model import ClientInfo, Membership, Publication, StreamPosition
+from wirebell.protocol.encoding import ChannelEncoding
+from wirebell.protocol.json import JSON
+from wirebell.protocol.text import TEXT
 
 JOIN = Membership(ClientInfo("1", "ann"), joined=True)
 
@@ -167,7 +172,7 @@ def test_held_until_released(hub: Hub) -> None:
 
     held = hub.release("a", one, StreamPosition(2, "e"))
 
-    assert ([at(3)], []) == (held, one.messages)
+    assert (("3",), []) == (held.messages, one.messages)
 
 
 def test_release_within_a_tick(hub: Hub) -> None:
@@ -180,7 +185,7 @@ def test_release_within_a_tick(hub: Hub) -> None:
     held = hub.release("a", one, StreamPosition(1, "e"))
     hub.flush()
 
-    assert ([], ["2"]) == (held, one.messages)
+    assert ((), ["2"]) == (held.messages, one.messages)
 
 
 def test_becomes_live(hub: Hub) -> None:
@@ -194,7 +199,7 @@ def test_becomes_live(hub: Hub) -> None:
         hub.flush()
 
     assert ["3", "4"] == one.messages
-    assert ({}, {one: None}) == (hub.catching_up, hub.live["a"])
+    assert ({}, {one: TEXT}) == (hub.catching_up, hub.live["a"])
     assert hub.delivered_count == 2
 
 
@@ -227,13 +232,15 @@ def test_another_epoch_is_new(hub: Hub) -> None:
 
 def test_held_joins_are_released(hub: Hub) -> None:
     """Joins and leaves that came meanwhile are handed out, whatever the position."""
-    one = FakeSubscriber()
+    one = FakeSubscriber(encoding=ChannelEncoding(JSON))
     hub.subscribe("a", one, catch_up=True)
     hub.enqueue("a", JOIN)
     hub.enqueue("a", at(1))
     hub.flush()
 
-    assert [JOIN] == hub.release("a", one, StreamPosition(1, "e"))
+    (message,) = hub.release("a", one, StreamPosition(1, "e")).messages
+
+    assert "join" in json.loads(message)["push"]
 
 
 def test_holding_is_bounded(hub: Hub) -> None:
@@ -249,6 +256,27 @@ def test_holding_is_bounded(hub: Hub) -> None:
 
     assert ([], [one]) == (before, after)
     assert [] == hub.catching_up["a"][one].held
+
+
+def test_history_for_somebody_gone(hub: Hub) -> None:
+    """What history answers to somebody who has left meanwhile is not kept."""
+    hub.know_top("a", StreamPosition(3, "e"), at(3))
+
+    assert ({}, {}) == (hub.tops, hub.bases)
+
+
+def test_encodings_take_turns(hub: Hub) -> None:
+    """Subscribers share the frames of their encoding, whoever stands between them."""
+    plain = ChannelEncoding(JSON)
+    subscribers = [FakeSubscriber(encoding=encoding) for encoding in (TEXT, plain, TEXT, plain)]
+    for subscriber in subscribers:
+        hub.subscribe("a", subscriber)
+    hub.enqueue("a", at(1))
+
+    hub.flush()
+
+    assert subscribers[0].written[0] is subscribers[2].written[0]
+    assert subscribers[1].written[0] is subscribers[3].written[0]
 
 
 def test_unsubscribe_while_catching_up(hub: Hub) -> None:

@@ -27,10 +27,12 @@ class Counting(TextEncoding):
     def __init__(self) -> None:
         self.count = 0
 
-    def join(self, channel: str, items: Sequence[ChannelItem]) -> Frames:
+    def join(
+        self, channel: str, items: Sequence[ChannelItem], base: Publication | None = None
+    ) -> Frames:
         """Encode, and count."""
         self.count += 1
-        return super().join(channel, items)
+        return super().join(channel, items, base)
 
 
 def at(offset: int) -> Publication:
@@ -218,7 +220,7 @@ def test_released_ahead_of_the_tick(hub: Hub) -> None:
     hub.enqueue("a", at(2))
 
     held = hub.release("a", one, None)
-    hub.reply(one, TEXT.join("a", held), is_ahead=True)
+    hub.reply(one, held, is_ahead=True)
     hub.enqueue("a", at(3))
     hub.flush()
 
@@ -373,3 +375,48 @@ def test_pending_bytes_of_who_left(hub: Hub) -> None:
     leave(hub, one, "a")
 
     assert 0 == hub.pending_bytes
+
+
+def test_one_channel_and_one_reply(hub: Hub) -> None:
+    """The only subscriber of its only channel gets items and reply in one write, and in order."""
+    one = FakeSubscriber()
+    join(hub, one, "a")
+    hub.enqueue("a", at(1))
+    hub.reply(one, text("r"))
+
+    assert [] == hub.flush()
+    assert [("1", "r")] == [frames.messages for frames in one.written]
+    assert (2, 1) == (one.written[0].byte_count, hub.delivered_count)
+
+
+def test_overflow_of_one_channel_and_one_reply(hub: Hub) -> None:
+    """It is reported when it is over its limit."""
+    slow = FakeSubscriber(writes_max=0)
+    join(hub, slow, "a")
+    hub.enqueue("a", at(1))
+    hub.reply(slow, text("r"))
+
+    assert [slow] == hub.flush()
+
+
+def test_one_reply_beside_another_that_catches_up(hub: Hub) -> None:
+    """Who reads history in the same channel has its items held all the same."""
+    one, late = FakeSubscriber(), FakeSubscriber()
+    join(hub, one, "a")
+    join(hub, late, "a", catch_up=True)
+    hub.enqueue("a", at(1))
+    hub.reply(one, text("r"))
+    hub.flush()
+
+    assert (["1", "r"], [at(1)]) == (one.messages, hub.catching_up["a"][late].held)
+
+
+def test_one_reply_to_who_is_left_out(hub: Hub) -> None:
+    """Who is left out of the publication gets its reply alone."""
+    one = FakeSubscriber(client_id="one")
+    join(hub, one, "a")
+    hub.enqueue("a", Publication(b"1", exclude="one"))
+    hub.reply(one, text("r"))
+    hub.flush()
+
+    assert (["r"], 0) == (one.messages, hub.delivered_count)

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.fakes import FakeSubscriber, FakeTransport
 from wirebell.admission import Limit
 from wirebell.brokers import create_broker
-from wirebell.connection import Connection
+from wirebell.connection import Connection, Subscription
 from wirebell.errors import DisconnectCode
 from wirebell.metrics import render_metrics
 from wirebell.model import ChannelOptions, Overflow
@@ -69,7 +69,7 @@ def test_counted() -> None:
     """Metrics are the node's own numbers as they are now; disconnects by code."""
     node = create_node()
     connection = Connection("1", "", TEXT, FakeTransport())
-    connection.channels.update(a=False, b=True)
+    connection.channels.update(a=Subscription(), b=Subscription())
     node.connections["1"] = connection
     node.hub.subscribe("a", FakeSubscriber())
     node.hub.delivered_count = 5

@@ -117,3 +117,28 @@ def test_history_bounds(size: int, ttl: float, meta: float, message: str) -> Non
 def test_history_at_its_bounds() -> None:
     """One publication, and metadata that lives as long as the publications, are allowed."""
     assert History(size=1, ttl_seconds=0.1, meta_ttl_seconds=0.1).size == 1
+
+
+def test_info_as_json() -> None:
+    """What others see of an identity is written as JSON; nothing is written as nothing."""
+    assert (b"", b'{"name":"Ann"}') == (
+        Identity().encode_info(),
+        Identity(info={"name": "Ann"}).encode_info(),
+    )
+
+
+def test_frames_of_one_message() -> None:
+    """A message is text or bytes; its size is counted in bytes."""
+    assert (Frames(("é",), 2), Frames((b"\x00\x01",), 2)) == (
+        Frames.from_message("é"),
+        Frames.from_message(b"\x00\x01"),
+    )
+
+
+def test_frames_are_compared_by_their_messages() -> None:
+    """What a frame remembers of its encodings makes no difference; nothing else equals it."""
+    frames, same = Frames(("x",), 1), Frames(("x",), 1, wire=b"w")
+
+    assert frames == same
+    assert frames != Frames(("y",), 1)
+    assert ("x",) not in [frames]

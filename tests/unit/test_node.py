@@ -18,7 +18,10 @@ from wirebell.errors import (
     LimitExceeded,
     NotRunning,
 )
-from wirebell.model import Publication, StreamPosition
+from wirebell.model import (
+    Publication,
+    StreamPosition,
+)
 from wirebell.protocol.text import TEXT
 from wirebell.settings import Settings
 
@@ -397,3 +400,71 @@ async def test_aclose_leaves_no_task() -> None:
     await turns()
 
     assert [] == left
+
+
+async def test_users() -> None:
+    """A user's connections are found by its id, until the last one left."""
+    async with running() as rig:
+        one, two = rig.connect("ann")[0], rig.connect("ann")[0]
+        other, _ = rig.connect("bob")
+        rig.connect()
+        there = {name: set(found) for name, found in rig.node.users.items()}
+
+        rig.node.disconnect(one)
+        one_left = set(rig.node.users["ann"])
+        rig.node.disconnect(two)
+
+        assert {"ann": {one.client_id, two.client_id}, "bob": {other.client_id}} == there
+        assert ({two.client_id}, ["bob"]) == (one_left, list(rig.node.users))
+
+
+async def test_ready() -> None:
+    """A node is ready while its broker answers."""
+    async with running() as rig:
+        ready = await rig.node.is_ready()
+        rig.gates.failures["history"] = BrokerUnavailable("away")
+
+        assert (True, False) == (ready, await rig.node.is_ready())
+
+
+async def test_leaving_keeps_what_was_published_before() -> None:
+    """Who leaves a channel has what was published there until then."""
+    async with running() as rig:
+        connection, transport = rig.connect()
+        await rig.node.subscribe(connection, "a")
+        await rig.publish("a", "1")
+
+        left = rig.node.unsubscribe(connection, "a")
+        await rig.publish("a", "2")
+        await turns()
+
+        assert (True, ["1"]) == (left, transport.messages)
+        assert not rig.node.unsubscribe(connection, "a")
+
+
+async def test_cut_while_leaving() -> None:
+    """Who is over its limit with what was published before is cut, and has left."""
+    async with running() as rig:
+        connection, transport = rig.connect()
+        await rig.node.subscribe(connection, "a")
+        await rig.publish("a", "1")
+        transport.is_full = True
+
+        left = rig.node.unsubscribe(connection, "a")
+
+        assert (False, {}, True) == (left, connection.channels, connection.is_closed)
+        assert [(3008, "slow consumer")] == transport.closed
+
+
+async def test_cancelling_after_the_end() -> None:
+    """A deadline may be forgotten when the node runs no more; its timer is stopped once."""
+    rig = Rig(Settings())
+    await rig.node.start()
+    deadline = rig.node.schedule(1.0, lambda: None)
+    assert rig.node.timers is not None
+    rig.node.timers.close()
+
+    await rig.node.aclose()
+    rig.node.cancel(deadline)
+
+    assert rig.node.timers is None

@@ -89,11 +89,26 @@ async def test_settings_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
         await rt.lifespan(FastAPI()).__aenter__()
 
 
-@pytest.mark.parametrize("path", ["", "realtime", "/realtime/", "/"])
+@pytest.mark.parametrize("path", ["realtime", "/realtime/", "/"])
 def test_mount_path(path: str) -> None:
     """A path that would not work is refused."""
     with pytest.raises(ValueError, match="path begins with a slash"):
         Realtime(Settings()).mount(FastAPI(), path)
+
+
+async def test_mount_at_the_root() -> None:
+    """An empty path puts the routes where clients look for them without a prefix."""
+    rt, app, peer = Realtime(Settings()), FastAPI(), FakePeer()
+    rt.mount(app, "")
+    peer.say("{}")
+
+    async with rt.lifespan(app):
+        task = asyncio.create_task(serve(app, peer, "/connection/uni_websocket"))
+        await turns(20)
+        peer.leave()
+        await task
+
+    assert ["connect"] == list(json.loads(peer.texts[0]))
 
 
 async def test_attach() -> None:
@@ -263,18 +278,29 @@ async def test_live_connection() -> None:
 
         _, pushes = await connect(app, {"subs": {"news": {"recover": True}}})
 
-        assert [{"data": "1", "offset": 1}] == pushes[0]["connect"]["subs"]["news"]["publications"]
+        subscription = pushes[0]["connect"]["subs"]["news"]
+        epoch = subscription["epoch"]
+        assert [{"data": "1", "offset": 1, "epoch": epoch}] == subscription["publications"]
 
 
 @pytest.mark.parametrize("channel", ["undeclared", "closed"])
 async def test_live_connection_denied(channel: str) -> None:
-    """What is not declared, or neither public nor authorised, is denied."""
+    """What is not declared, or neither public nor authorised, is left out of what it wished for."""
     async with running() as (rt, app):
         rt.channel("closed")
+        rt.channel("open", public=True)
 
-        peer, _ = await connect(app, {"subs": {channel: {}}})
+        peer, pushes = await connect(app, {"subs": {channel: {}, "open": {}}})
 
-        assert [(3507, "permission denied")] == peer.closes
+        assert ({"open"}, []) == (pushes[0]["connect"]["subs"].keys(), peer.closes)
+
+
+async def test_live_connection_to_an_unknown_namespace() -> None:
+    """Who wishes for a channel of a namespace that there is not made a mistake."""
+    async with running() as (_, app):
+        peer, _ = await connect(app, {"subs": {"no:where": {}}})
+
+        assert [(3501, "bad request")] == peer.closes
 
 
 async def test_authenticate() -> None:
@@ -291,16 +317,16 @@ async def test_authenticate() -> None:
             return answer
 
         _, named = await connect(app, {"subs": {"room": {}}})
-        refused, _ = await connect(app)
-        mistaken, _ = await connect(app)
+        refused, _ = await connect(app, {})
+        mistaken, _ = await connect(app, {})
 
         assert "ann" == named[-1]["join"]["info"]["user"]
         assert [(3500, "invalid token")] == refused.closes
-        assert [(1011, "internal error")] == mistaken.closes
+        assert [(3004, "internal server error")] == mistaken.closes
 
 
 async def test_live_connection_limit() -> None:
-    """At a limit a client of the protocol is told not to come back."""
+    """At a limit a client of the protocol is refused before its handshake is answered."""
     async with running(Settings(connections_max=1)) as (rt, app):
         first = FakePeer()
         task = asyncio.create_task(rt.attach(socket_of(first)))
@@ -310,7 +336,7 @@ async def test_live_connection_limit() -> None:
         first.leave()
         await task
 
-        assert [(3504, "connection limit")] == peer.closes
+        assert ["websocket.close"] == [message["type"] for message in peer.sent]
 
 
 async def test_live_connection_of_a_foreign_page() -> None:

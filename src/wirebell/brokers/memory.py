@@ -12,8 +12,10 @@ import secrets
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from wirebell.errors import BrokerClosed
-from wirebell.history import HistoryLog, StreamSlice
+from wirebell.history import HistoryLog, IdempotentResults, StreamSlice
 from wirebell.interfaces import BrokerListener
 from wirebell.model import (
     ChannelOptions,
@@ -21,6 +23,8 @@ from wirebell.model import (
     History,
     Membership,
     Publication,
+    Published,
+    PublishOptions,
     StreamPosition,
 )
 from wirebell.presence import Presence
@@ -32,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 # Expired history is swept this often; a read never sees it in between.
 SWEEP_SECONDS = 1.0
+_NOT_KEPT = Published(StreamPosition())
 
 
 class MemoryBroker:
@@ -49,6 +54,7 @@ class MemoryBroker:
             channels_max=settings.history_channels_max,
             bytes_max=settings.history_bytes_max,
         )
+        self.results = IdempotentResults(settings.idempotency_keys_max)
         self.evicted_count = 0
         self.subscribed: set[str] = set()
         self.listener: BrokerListener | None = None
@@ -76,16 +82,54 @@ class MemoryBroker:
         self._running()
         self.subscribed.discard(channel)
 
-    async def publish(
-        self, channel: str, publication: Publication, options: ChannelOptions
-    ) -> StreamPosition:
-        """Append to history, where the channel has one, and deliver."""
-        listener = self._running()
+    def publish(
+        self,
+        channel: str,
+        publication: Publication,
+        options: ChannelOptions,
+        how: PublishOptions | None = None,
+    ) -> Published:
+        """Append to history, where the channel has one, and deliver; at once."""
+        listener = self.listener or self._running()
+        if how is not None:
+            return self._publish(listener, channel, publication, options, how)
+        published = _NOT_KEPT
         if options.history is not None:
             publication = self.log.append(channel, publication, options.history, self.clock())
+            published = Published(StreamPosition(publication.offset, publication.epoch))
+        elif publication.offset or publication.epoch:
+            publication = _unplaced(publication)
         if channel in self.subscribed:
             listener.handle_item(channel, publication)
-        return StreamPosition(publication.offset, publication.epoch)
+        return published
+
+    def _publish(
+        self,
+        listener: BrokerListener,
+        channel: str,
+        publication: Publication,
+        options: ChannelOptions,
+        how: PublishOptions,
+    ) -> Published:
+        """Publish, unless the key or the version says that it was before."""
+        now = self.clock()
+        history = None if how.skip_history else options.history
+        if how.idempotency_key:
+            known = self.results.find(channel, how.idempotency_key, now)
+            if known is not None:
+                return Published(known, is_suppressed=True)
+        if history is None:
+            publication = _unplaced(publication)
+        else:
+            if how.version and not self.log.accept_version(channel, history, how, now):
+                return Published(self.log.top(channel, history, now), is_suppressed=True)
+            publication = self.log.append(channel, publication, history, now)
+        position = StreamPosition(publication.offset, publication.epoch)
+        if how.idempotency_key:
+            self.results.add(channel, how.idempotency_key, position, now)
+        if channel in self.subscribed:
+            listener.handle_item(channel, publication)
+        return Published(position)
 
     async def publish_membership(self, channel: str, membership: Membership) -> None:
         """Deliver a join or a leave."""
@@ -94,12 +138,23 @@ class MemoryBroker:
             listener.handle_item(channel, membership)
 
     async def history(
-        self, channel: str, options: ChannelOptions, *, since: StreamPosition | None, limit: int
+        self,
+        channel: str,
+        options: ChannelOptions,
+        *,
+        since: StreamPosition | None,
+        limit: int,
+        reverse: bool = False,
     ) -> StreamSlice:
         """Read what is kept."""
         self._running()
         return self.log.read(
-            channel, options.history or History(), self.clock(), since=since, limit=limit
+            channel,
+            options.history or History(),
+            self.clock(),
+            since=since,
+            limit=limit,
+            reverse=reverse,
         )
 
     async def remove_history(self, channel: str) -> None:
@@ -124,6 +179,11 @@ class MemoryBroker:
             )
             self.evicted_count = self.log.evicted_count
         self.sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+
+
+def _unplaced(publication: Publication) -> Publication:
+    """Return a publication that is kept nowhere: it has no position, whatever it came with."""
+    return msgspec.structs.replace(publication, offset=0, epoch="")
 
 
 class MemoryPresenceStore:

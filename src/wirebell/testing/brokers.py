@@ -11,6 +11,8 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 
+import msgspec
+
 from wirebell.errors import BrokerClosed
 from wirebell.history import recover
 from wirebell.interfaces import Broker, PresenceStore
@@ -22,6 +24,8 @@ from wirebell.model import (
     Membership,
     PayloadFormat,
     Publication,
+    Published,
+    PublishOptions,
     StreamPosition,
 )
 
@@ -100,6 +104,20 @@ def _number(number: int) -> Publication:
     return Publication(b"%d" % number, PayloadFormat.JSON)
 
 
+async def _publish(
+    broker: Broker,
+    channel: str,
+    publication: Publication,
+    options: ChannelOptions,
+    how: PublishOptions | None = None,
+) -> StreamPosition:
+    """Publish, whether the broker answers at once or later; returns the position."""
+    published = broker.publish(channel, publication, options, how)
+    if not isinstance(published, Published):
+        published = await published
+    return published.position
+
+
 def _payloads(items: Sequence[ChannelItem]) -> list[bytes]:
     """Return the payloads of publications."""
     return [item.data for item in items if isinstance(item, Publication)]
@@ -109,7 +127,7 @@ async def check_order_with_history(broker: Broker, listener: RecordingListener) 
     """Publications arrive in the order of their offsets, which are 1, 2, 3 …."""
     channel = _channel()
     await broker.subscribe(channel)
-    positions = [await broker.publish(channel, _number(n), KEPT) for n in range(5)]
+    positions = [await _publish(broker, channel, _number(n), KEPT) for n in range(5)]
     items = await listener.wait_count(channel, 5)
     assert [position.offset for position in positions] == [1, 2, 3, 4, 5]
     assert [b"%d" % n for n in range(5)] == _payloads(items)
@@ -121,7 +139,7 @@ async def check_order_without_history(broker: Broker, listener: RecordingListene
     channel = _channel()
     await broker.subscribe(channel)
     for number in range(5):
-        assert await broker.publish(channel, _number(number), UNKEPT) == StreamPosition(0, "")
+        assert await _publish(broker, channel, _number(number), UNKEPT) == StreamPosition(0, "")
     items = await listener.wait_count(channel, 5)
     assert [b"%d" % n for n in range(5)] == _payloads(items)
     assert all(isinstance(item, Publication) and item.offset == 0 for item in items)
@@ -132,7 +150,9 @@ async def check_position_is_the_publications_own(
 ) -> None:
     """Concurrent publishes get different positions, and history has each under its own."""
     channel = _channel()
-    results = await asyncio.gather(*(broker.publish(channel, _number(n), KEPT) for n in range(10)))
+    results = await asyncio.gather(
+        *(_publish(broker, channel, _number(n), KEPT) for n in range(10))
+    )
     part = await broker.history(channel, KEPT, since=None, limit=10)
     assert {position.offset for position in results} == set(range(1, 11))
     for number, position in enumerate(results):
@@ -143,7 +163,7 @@ async def check_epoch_is_stable(broker: Broker, listener: RecordingListener) -> 
     """One stream has one epoch: in positions, in publications, in history, when still empty."""
     channel = _channel()
     empty = await broker.history(channel, KEPT, since=None, limit=0)
-    first = await broker.publish(channel, _number(1), KEPT)
+    first = await _publish(broker, channel, _number(1), KEPT)
     part = await broker.history(channel, KEPT, since=None, limit=10)
     assert empty.top == StreamPosition(0, first.epoch)
     assert first.epoch
@@ -153,8 +173,8 @@ async def check_epoch_is_stable(broker: Broker, listener: RecordingListener) -> 
 
 async def check_epochs_differ(broker: Broker, listener: RecordingListener) -> None:
     """Two streams have different epochs."""
-    one = await broker.publish(_channel(), _number(1), KEPT)
-    other = await broker.publish(_channel(), _number(1), KEPT)
+    one = await _publish(broker, _channel(), _number(1), KEPT)
+    other = await _publish(broker, _channel(), _number(1), KEPT)
     assert one.epoch != other.epoch
 
 
@@ -162,7 +182,7 @@ async def check_history_before_delivery(broker: Broker, listener: RecordingListe
     """Whoever receives a publication finds it in history."""
     channel = _channel()
     await broker.subscribe(channel)
-    await broker.publish(channel, _number(1), KEPT)
+    await _publish(broker, channel, _number(1), KEPT)
     (item,) = await listener.wait_count(channel, 1)
     part = await broker.history(channel, KEPT, since=None, limit=10)
     assert isinstance(item, Publication)
@@ -174,8 +194,8 @@ async def check_own_publications_once(broker: Broker, listener: RecordingListene
     channel = _channel()
     await broker.subscribe(channel)
     await broker.subscribe(channel)
-    await broker.publish(channel, _number(1), KEPT)
-    await broker.publish(channel, _number(2), KEPT)
+    await _publish(broker, channel, _number(1), KEPT)
+    await _publish(broker, channel, _number(2), KEPT)
     assert _payloads(await listener.wait_count(channel, 2)) == [b"1", b"2"]
 
 
@@ -186,8 +206,8 @@ async def check_unsubscribe(broker: Broker, listener: RecordingListener) -> None
     await broker.subscribe(kept)
     await broker.unsubscribe(left)
     await broker.unsubscribe(left)
-    await broker.publish(left, _number(1), UNKEPT)
-    await broker.publish(kept, _number(2), UNKEPT)
+    await _publish(broker, left, _number(1), UNKEPT)
+    await _publish(broker, kept, _number(2), UNKEPT)
     await listener.wait_count(kept, 1)
     assert listener.of(left) == []
 
@@ -196,7 +216,7 @@ async def check_history_size(broker: Broker, listener: RecordingListener) -> Non
     """History keeps the newest ``size``: a contiguous run that ends at the top."""
     channel = _channel()
     for number in range(1, 16):
-        await broker.publish(channel, _number(number), KEPT)
+        await _publish(broker, channel, _number(number), KEPT)
     part = await broker.history(channel, KEPT, since=None, limit=100)
     assert [p.offset for p in part.publications] == list(range(6, 16))
     assert part.top.offset == 15
@@ -206,7 +226,7 @@ async def check_history_since_and_limit(broker: Broker, listener: RecordingListe
     """History starts after ``since``, stops at ``limit``, and 0 asks for the position alone."""
     channel = _channel()
     for number in range(1, 6):
-        await broker.publish(channel, _number(number), KEPT)
+        await _publish(broker, channel, _number(number), KEPT)
     since = StreamPosition(2, "")
     part = await broker.history(channel, KEPT, since=since, limit=2)
     alone = await broker.history(channel, KEPT, since=None, limit=0)
@@ -217,7 +237,7 @@ async def check_history_since_and_limit(broker: Broker, listener: RecordingListe
 async def check_recovery(broker: Broker, listener: RecordingListener) -> None:
     """A client that was away gets exactly what it missed, or is told that it cannot."""
     channel = _channel()
-    positions = [await broker.publish(channel, _number(n), KEPT) for n in range(1, 16)]
+    positions = [await _publish(broker, channel, _number(n), KEPT) for n in range(1, 16)]
     for position in positions:
         part = await broker.history(channel, KEPT, since=position, limit=100)
         recovery = recover(part.publications, part.top, position, limit=100)
@@ -230,10 +250,10 @@ async def check_recovery(broker: Broker, listener: RecordingListener) -> None:
 async def check_remove_history(broker: Broker, listener: RecordingListener) -> None:
     """Removing history keeps epoch and offset, so that a gap is seen as one."""
     channel = _channel()
-    before = await broker.publish(channel, _number(1), KEPT)
+    before = await _publish(broker, channel, _number(1), KEPT)
     await broker.remove_history(channel)
     part = await broker.history(channel, KEPT, since=None, limit=10)
-    after = await broker.publish(channel, _number(2), KEPT)
+    after = await _publish(broker, channel, _number(2), KEPT)
     assert (tuple(part.publications), part.top) == ((), before)
     assert after == StreamPosition(2, before.epoch)
 
@@ -252,11 +272,30 @@ async def check_payload_is_untouched(broker: Broker, listener: RecordingListener
     channel = _channel()
     await broker.subscribe(channel)
     text = Publication("späť \n ☃ \x00 '\"\\".encode(), PayloadFormat.TEXT)
-    await broker.publish(channel, text, KEPT)
+    await _publish(broker, channel, text, KEPT)
     (item,) = await listener.wait_count(channel, 1)
     (kept,) = (await broker.history(channel, KEPT, since=None, limit=1)).publications
     assert isinstance(item, Publication)
     assert (item.data, item.format) == (text.data, text.format) == (kept.data, kept.format)
+
+
+async def check_fields_travel(broker: Broker, listener: RecordingListener) -> None:
+    """All that a publication says of itself arrives and is kept; its position is the broker's."""
+    channel = _channel()
+    await broker.subscribe(channel)
+    said = Publication(
+        b"{}", PayloadFormat.JSON, offset=7, epoch="theirs", key="k",
+        info=ClientInfo("client", "user", b'{"a":1}', b"[2]"), tags={"a": "b"}, has_delta=True,
+        version=3, exclude="client",
+    )  # fmt: skip
+    await _publish(broker, channel, said, UNKEPT)
+    await _publish(broker, channel, said, KEPT)
+    unkept, live = await listener.wait_count(channel, 2)
+    (kept,) = (await broker.history(channel, KEPT, since=None, limit=1)).publications
+    assert unkept == msgspec.structs.replace(said, offset=0, epoch=""), unkept
+    assert kept.epoch != said.epoch, "an epoch is the broker's"
+    assert kept == msgspec.structs.replace(said, offset=1, epoch=kept.epoch), kept
+    assert live == kept, live
 
 
 async def check_memberships(broker: Broker, listener: RecordingListener) -> None:
@@ -265,7 +304,7 @@ async def check_memberships(broker: Broker, listener: RecordingListener) -> None
     info = ClientInfo("client", "user")
     await broker.subscribe(channel)
     await broker.publish_membership(channel, Membership(info, joined=True))
-    await broker.publish(channel, _number(1), KEPT)
+    await _publish(broker, channel, _number(1), KEPT)
     await broker.publish_membership(channel, Membership(info, joined=False))
     joined, publication, left = await listener.wait_count(channel, 3)
     part = await broker.history(channel, KEPT, since=None, limit=10)
@@ -278,7 +317,7 @@ async def check_close(broker: Broker, listener: RecordingListener) -> None:
     await broker.aclose()
     await broker.aclose()
     calls: list[Awaitable[object]] = [
-        broker.publish(_channel(), _number(1), KEPT),
+        _publish(broker, _channel(), _number(1), KEPT),
         broker.publish_membership(_channel(), Membership(ClientInfo("client"), joined=True)),
         broker.subscribe(_channel()),
         broker.unsubscribe(_channel()),
@@ -290,6 +329,67 @@ async def check_close(broker: Broker, listener: RecordingListener) -> None:
 
 
 BrokerCheck = Callable[[Broker, RecordingListener], Awaitable[None]]
+
+
+async def check_idempotency_key(broker: Broker, listener: RecordingListener) -> None:
+    """The same idempotency key publishes once in a channel, and always gives its position."""
+    channel = _channel()
+    await broker.subscribe(channel)
+    how = PublishOptions(idempotency_key="once")
+
+    first = await _publish(broker, channel, _number(1), KEPT, how)
+    again = await _publish(broker, channel, _number(2), KEPT, how)
+    await _publish(broker, channel, _number(3), KEPT)
+    items = await listener.wait_count(channel, 2)
+
+    assert first == again, "a repeated key must give the first position"
+    assert _payloads(items) == [b"1", b"3"], "a repeated key must publish nothing"
+
+
+async def check_version(broker: Broker, listener: RecordingListener) -> None:
+    """With history, a version that is not above the newest of its epoch is left out."""
+    channel = _channel()
+    await broker.subscribe(channel)
+    versions = ((2, ""), (2, ""), (1, ""), (3, ""), (1, "b"))
+
+    for number, (version, epoch) in enumerate(versions):
+        how = PublishOptions(version=version, version_epoch=epoch)
+        await _publish(broker, channel, _number(number), KEPT, how)
+    items = await listener.wait_count(channel, 3)
+
+    assert _payloads(items) == [b"0", b"3", b"4"], "old versions must be left out"
+
+
+async def check_skip_history(broker: Broker, listener: RecordingListener) -> None:
+    """A publication that skips history is delivered, has no offset and is kept nowhere."""
+    channel = _channel()
+    await broker.subscribe(channel)
+
+    await _publish(broker, channel, _number(1), KEPT)
+    position = await _publish(broker, channel, _number(2), KEPT, PublishOptions(skip_history=True))
+    items = await listener.wait_count(channel, 2)
+    part = await broker.history(channel, KEPT, since=None, limit=10)
+
+    assert StreamPosition(0, "") == position, "what is kept nowhere has no position"
+    assert _payloads(items) == [b"1", b"2"], "it must be delivered"
+    assert [kept.data for kept in part.publications] == [b"1"], "it must not be kept"
+
+
+async def check_history_reverse(broker: Broker, listener: RecordingListener) -> None:
+    """History read in reverse is newest first, and ends before a position."""
+    del listener
+    channel = _channel()
+    for number in range(1, 6):
+        await _publish(broker, channel, _number(number), KEPT)
+
+    newest = await broker.history(channel, KEPT, since=None, limit=2, reverse=True)
+    older = await broker.history(
+        channel, KEPT, since=StreamPosition(3, newest.top.epoch), limit=5, reverse=True
+    )
+
+    assert [kept.offset for kept in newest.publications] == [5, 4], "the newest come first"
+    assert [kept.offset for kept in older.publications] == [2, 1], "the position is left out"
+
 
 BROKER_GUARANTEES: tuple[BrokerCheck, ...] = (
     check_order_with_history,
@@ -304,8 +404,13 @@ BROKER_GUARANTEES: tuple[BrokerCheck, ...] = (
     check_history_since_and_limit,
     check_recovery,
     check_remove_history,
+    check_history_reverse,
+    check_skip_history,
+    check_idempotency_key,
+    check_version,
     check_negative_limit,
     check_payload_is_untouched,
+    check_fields_travel,
     check_memberships,
     check_close,
 )

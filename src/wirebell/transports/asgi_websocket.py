@@ -22,6 +22,7 @@ from typing import Any
 
 from wirebell.errors import Disconnect, DisconnectCode
 from wirebell.interfaces import Receiver
+from wirebell.liveness import PingRing
 from wirebell.model import Frames
 from wirebell.settings import Settings
 
@@ -118,6 +119,7 @@ class ASGIWebSocket:
         writers: The tasks that write.
         is_accepted: The endpoint has accepted the socket already.
         subprotocol: Named in the answer to the handshake.
+        pings: The ring that has the receiver ping the peer; ``None`` where it does not.
         abort: Drops the link without a word, where the server can: the last resort against a
             peer that takes nothing. Called also for a link that has closed since, at most once.
     """
@@ -132,6 +134,8 @@ class ASGIWebSocket:
         "is_offered",
         "is_waiting",
         "notice",
+        "ping_slot",
+        "pings",
         "queue",
         "queued_bytes",
         "reading",
@@ -142,6 +146,7 @@ class ASGIWebSocket:
         "settings",
         "state",
         "subprotocol",
+        "unheard_since",
         "writer",
         "writers",
     )
@@ -156,6 +161,7 @@ class ASGIWebSocket:
         *,
         is_accepted: bool = False,
         subprotocol: str | None = None,
+        pings: PingRing | None = None,
         abort: Callable[[], None] | None = None,
     ) -> None:
         self.scope = scope
@@ -165,6 +171,9 @@ class ASGIWebSocket:
         self.writers = writers
         self.is_accepted = is_accepted
         self.subprotocol = subprotocol
+        self.pings = pings
+        self.ping_slot = -1
+        self.unheard_since: int | None = None
         self.abort = abort
         self.state = State.OPENING
         self.queue: deque[Frames] = deque()
@@ -172,7 +181,7 @@ class ASGIWebSocket:
         self.is_offered = False
         self.writer: asyncio.Task[None] | None = None
         self.disconnect: Disconnect | None = None
-        self.notice: str | None = None
+        self.notice: str | bytes | None = None
         self.give_up: asyncio.TimerHandle | None = None
         self.drained: asyncio.Future[None] | None = None
         self.reading: asyncio.Timeout | None = None
@@ -204,7 +213,7 @@ class ASGIWebSocket:
             self._offer()
         return True
 
-    def close(self, disconnect: Disconnect, *, notice: str | None = None) -> None:
+    def close(self, disconnect: Disconnect, *, notice: str | bytes | None = None) -> None:
         """Send what waits, then ``notice``, then the close frame; idempotent."""
         if self.state is State.CLOSED or self.disconnect is not None:
             return
@@ -238,7 +247,7 @@ class ASGIWebSocket:
         )
         await self.send({"type": "websocket.http.response.body", "body": body})
 
-    async def refuse(self, disconnect: Disconnect, *, notice: str) -> None:
+    async def refuse(self, disconnect: Disconnect, *, notice: str | bytes | None) -> None:
         """Accept, so that a browser can learn why, say why, and close."""
         self.close(disconnect, notice=notice)
         try:
@@ -255,9 +264,13 @@ class ASGIWebSocket:
         self.receiver = receiver
         try:
             if await self._accept():
+                if self.pings is not None:
+                    self.pings.add(self)
                 await self._read(receiver)
                 await self._close()
         finally:
+            if self.pings is not None:
+                self.pings.remove(self)
             self._stop()
             await _finish(receiver.receive_eof())
 
@@ -337,6 +350,17 @@ class ASGIWebSocket:
         else:
             await _finish(receiver.receive_bytes(data))
 
+    # The ring's side
+
+    def send_ping(self) -> None:
+        """Have the receiver ping; a ping frame is the server's own."""
+        self.unheard_since = None
+        if self.receiver is not None and self.state is State.OPEN and self.is_writable:
+            self.receiver.send_ping()
+
+    def handle_silence(self) -> None:
+        """Do nothing: whoever pings has time-outs of its own."""
+
     # Inside
 
     def _offer(self) -> None:
@@ -359,8 +383,8 @@ class ASGIWebSocket:
         try:
             while queue:
                 frames = queue.popleft()
-                for text in frames.messages:
-                    await send({"type": "websocket.send", "text": text})
+                for message in frames.messages:
+                    await send(_message(message))
                 self.queued_bytes -= frames.byte_count + MESSAGE_BYTES * len(frames.messages)
         except Exception as error:  # noqa: BLE001
             # Servers and frameworks raise what they like for a peer that is gone.
@@ -378,7 +402,7 @@ class ASGIWebSocket:
     async def _send_close(self, disconnect: Disconnect) -> None:
         """Say the last words."""
         if self.notice is not None:
-            await self.send({"type": "websocket.send", "text": self.notice})
+            await self.send(_message(self.notice))
         await self.send(
             {"type": "websocket.close", "code": disconnect.code, "reason": disconnect.reason}
         )
@@ -430,3 +454,9 @@ async def _finish(work: Awaitable[None] | None) -> None:
     """Wait for what a receiver could not do at once."""
     if work is not None:
         await work
+
+
+def _message(message: str | bytes) -> Message:
+    """Create the event that sends a text or a binary message."""
+    kind = "text" if isinstance(message, str) else "bytes"
+    return {"type": "websocket.send", kind: message}

@@ -74,6 +74,8 @@ class State(Enum):
 
 # A peer that is gone may have sent messages before, and they are handled all the same.
 IN_TURN = frozenset((State.OPEN, State.LOST))
+# Looking a member up costs more than taking a message.
+_OPEN = State.OPEN
 
 
 @dataclass(slots=True)
@@ -85,7 +87,7 @@ class Opening:
     send: Send
     is_accepted: bool
     subprotocol: str | None
-    closing: tuple[Disconnect, str | None] | None = None
+    closing: tuple[Disconnect, str | bytes | None] | None = None
 
 
 class EngineWebSocket(LiveSocket[Host], Successor):
@@ -168,7 +170,7 @@ class EngineWebSocket(LiveSocket[Host], Successor):
             return True
         return self._write_slowly(frames)
 
-    def close(self, disconnect: Disconnect, *, notice: str | None = None) -> None:
+    def close(self, disconnect: Disconnect, *, notice: str | bytes | None = None) -> None:
         """Send what waits, then ``notice``, then the close frame; idempotent."""
         if self.opening is not None:
             if self.opening.closing is None:
@@ -180,7 +182,7 @@ class EngineWebSocket(LiveSocket[Host], Successor):
             # Of a slow peer's what waits is why it is cut, and the log has it.
             self._write_queue()
             if notice is not None:
-                self.transport.write(self._wire(Frames.from_text(notice)))
+                self.transport.write(self._wire(Frames.from_message(notice)))
         self._send_close(disconnect.code, disconnect.reason)
 
     # The endpoint's side
@@ -259,8 +261,21 @@ class EngineWebSocket(LiveSocket[Host], Successor):
     def data_received(self, data: bytes) -> None:
         """Read what came, and handle it here and now."""
         self.unheard_since = None
+        context = self.context
         for event in self.reader.receive_data(data):
-            self._receive(event)
+            if (
+                context is not None
+                and isinstance(event, str)
+                and self.work is None
+                and self.state is _OPEN
+            ):
+                # As `_receive` does, with nothing in between: nearly all there is to read.
+                self.idle_pings = 0
+                waiting = context.run(self.receiver.receive_text, event)
+                if waiting is not None:
+                    self._start(self._run(waiting))
+            else:
+                self._receive(event)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the peer; a handler that runs may finish."""
@@ -303,6 +318,10 @@ class EngineWebSocket(LiveSocket[Host], Successor):
                 self._check_stuck()
             else:
                 self._check_idle()
+                if self.state is State.OPEN and self.receiver.send_ping():
+                    # It has time-outs of its own.
+                    self.unheard_since = None
+                    return
         super().send_ping()
 
     def _check_stuck(self) -> None:

@@ -159,6 +159,10 @@ class PlainReceiver:
         self.node.disconnect(self.connection)
         return None if self.options.on_close is None else self._run_on_close(self.options.on_close)
 
+    def send_ping(self) -> bool:
+        """Leave pings to the carrier: text has no words for them."""
+        return False
+
     def receive_writable(self) -> None:
         """Go on with channels that held back."""
         if self.connection is not None:

@@ -1,217 +1,212 @@
 """The unidirectional connection: the client says once what it wants, then only listens.
 
 The first message is a ConnectRequest; everything the server sends is a push, the first of them
-``connect`` with the position of every channel and what was missed. Later messages of the client
-are ignored. Source: protocol document, sections 1.5, 1.8 and 1.11.
+``connect`` with the server-side subscriptions and what was missed there. Later messages of the
+client are ignored. Source: protocol document, sections 1.5, 1.8 and 1.11.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Mapping
 
-from wirebell.connection import Connection
-from wirebell.deadlines import Deadline
+from wirebell.access import Access
+from wirebell.client import Client
 from wirebell.errors import (
     BadRequest,
+    ClientDisconnected,
     CommandError,
     ConnectionClosed,
     Disconnect,
     DisconnectCode,
-    LimitExceeded,
+    ErrorCode,
+    create_disconnect,
 )
 from wirebell.interfaces import Transport
-from wirebell.model import Identity, StreamPosition
+from wirebell.model import Frames
 from wirebell.node import Node
-from wirebell.protocol.json import (
-    JSON,
-    PING,
-    ConnectRequest,
-    SubscribeRequest,
-    SubscribeResult,
-    decode_connect,
-    encode_connect,
-    encode_disconnect,
-)
-from wirebell.version import __version__
+from wirebell.protocol.codec import Codec
+from wirebell.protocol.messages import ConnectRequest
+from wirebell.protocol.pushes import ConnectPush, DisconnectPush
+from wirebell.subscribing import create_encoding
 
-__all__ = ("Authorize", "UnidirectionalReceiver")
+__all__ = ("ConnectFailed", "UnidirectionalReceiver")
 
 logger = logging.getLogger(__name__)
 
-Authorize = Callable[[str], Awaitable[None]]
-"""Lets the peer into a channel by returning, or raises a `wirebell.errors.CommandError`."""
+ConnectFailed = Callable[[int, Disconnect], bool]
+"""Is told why connecting failed: the code of the error or the disconnect, and how it would be told.
+True: it has answered the peer itself, and nothing more is to be said."""
+
+EXPIRED_CODES = frozenset((ErrorCode.TOKEN_EXPIRED, ErrorCode.EXPIRED))
 
 
 class UnidirectionalReceiver:
     """A `wirebell.interfaces.Receiver` for one unidirectional connection.
 
-    Mutable state: the connection, its deadlines, and whether it has connected.
+    Mutable state: the client, and whether it has asked to connect.
 
     Args:
         node: The engine.
         transport: The peer.
-        identity: Who the handshake said the peer is.
-        authorize: Decides channel by channel.
+        codec: Its encoding.
+        access: Decides what it may do.
+        address: The peer's; empty when unknown.
+        transport_name: As ``connections`` shows it.
+        has_disconnect_push: A push says why the connection ends, before the link does.
+        joins_messages: Several pushes may share a message.
+        first: The ConnectRequest, where the handshake had it already.
+        disconnects: Code of an error or a disconnect → what is told instead when connecting fails.
+        on_failure: Asked when connecting fails, before anything is told; ``None`` for nobody.
+
+    Raises:
+        LimitExceeded: A limit of how many connections was reached; nothing is left behind.
     """
 
+    __slots__ = (
+        "client",
+        "disconnects",
+        "first",
+        "has_asked",
+        "has_disconnect_push",
+        "node",
+        "on_failure",
+    )
+
     def __init__(
-        self, node: Node, transport: Transport, identity: Identity, authorize: Authorize
+        self,
+        node: Node,
+        transport: Transport,
+        codec: Codec,
+        access: Access,
+        *,
+        address: str = "",
+        transport_name: str = "uni_websocket",
+        has_disconnect_push: bool = True,
+        joins_messages: bool = False,
+        first: str | None = None,
+        disconnects: Mapping[int, Disconnect] | None = None,
+        on_failure: ConnectFailed | None = None,
     ) -> None:
         self.node = node
-        self.transport = transport
-        self.identity = identity
-        self.authorize: Authorize | None = authorize
-        self.connection: Connection | None = None
-        self.is_connected = False
-        self.deadlines: dict[str, Deadline] = {}
+        self.has_asked = False
+        self.first = first
+        self.has_disconnect_push = has_disconnect_push
+        self.disconnects = disconnects or {}
+        self.on_failure = on_failure
+        self.client = Client(
+            node,
+            transport,
+            codec,
+            create_encoding(codec, is_unidirectional=True, joins_messages=joins_messages),
+            access,
+            self.close,
+            address=address,
+            transport_name=transport_name,
+            is_unidirectional=True,
+            joins_messages=joins_messages,
+            has_session=True,
+        )
 
-    def connect(self, address: str) -> None:
-        """Admit the connection.
-
-        Raises:
-            LimitExceeded: A limit of how many was reached; nothing is left behind.
-        """
-        self.connection = self.node.connect(self.transport, JSON, address)
-        try:
-            self.node.identify(self.connection, self.identity.user_id)
-        except BaseException:
-            self.node.disconnect(self.connection)
-            raise
-
-    def receive_open(self) -> None:
-        """Start the deadlines."""
-        self._schedule("connect", self.node.settings.first_message_timeout_seconds, self._stale)
-        if self.identity.expires_at is not None:
-            remaining = (self.identity.expires_at - datetime.now(UTC)).total_seconds()
-            self._schedule("expiry", remaining, self._expire)
+    def receive_open(self) -> Awaitable[None] | None:
+        """Connect, or give the client its time to ask."""
+        if not self.has_asked:
+            delay = self.node.settings.first_message_timeout_seconds
+            self.client.deadlines.plan("connect", delay, self._stale)
+        if self.first is not None:
+            first, self.first = self.first, None
+            return self._connect(first)
+        return None
 
     def receive_text(self, text: str) -> Awaitable[None] | None:
         """Take the ConnectRequest; ignore what follows it."""
-        return None if self.is_connected else self._connect(text)
+        return None if self.has_asked else self._connect(text)
 
-    def receive_bytes(self, data: bytes) -> None:
-        """Refuse: this connection speaks JSON."""
-        del data
-        self.close(Disconnect(DisconnectCode.BAD_REQUEST, "bad request"))
+    def receive_bytes(self, data: bytes) -> Awaitable[None] | None:
+        """Take the ConnectRequest; ignore what follows it."""
+        return None if self.has_asked else self._connect(data)
 
     def receive_eof(self) -> None:
         """Leave the channels."""
-        for deadline in self.deadlines.values():
-            self.node.cancel(deadline)
-        if self.connection is not None:
-            self.node.disconnect(self.connection)
+        self.client.end()
 
     def receive_writable(self) -> None:
         """Go on with channels that held back."""
-        if self.connection is not None:
-            self.node.resume(self.connection)
+        self.node.resume(self.client.connection)
 
     def receive_shutdown(self) -> None:
         """Send the client elsewhere."""
-        self.close(Disconnect(DisconnectCode.SHUTDOWN, "shutdown"))
+        self.close(create_disconnect(DisconnectCode.SHUTDOWN))
+
+    def send_ping(self) -> bool:
+        """Say that the server is alive; a carrier that has pings of its own sends those too."""
+        if self.client.is_connected:
+            self.node.write(self.client.connection, self.client.codec.ping)
+        return False
 
     def close(self, disconnect: Disconnect) -> None:
         """End the connection and say why."""
-        if self.connection is not None:
-            self.node.close(self.connection, disconnect, notice=encode_disconnect(disconnect))
+        if self.client.connection.is_closed:
+            return
+        notice = None
+        if self.has_disconnect_push:
+            push = DisconnectPush(disconnect.code, disconnect.reason)
+            notice = self.client.codec.encode_push(push, is_bare=True)
+        self.node.close(self.client.connection, disconnect, notice=notice)
 
-    async def _connect(self, text: str) -> None:
-        """Subscribe to what was asked for, and answer; one refusal ends the connection."""
-        connection = self.connection
-        assert connection is not None
+    async def connect(self, request: ConnectRequest) -> None:
+        """Connect as if the peer had sent the request."""
+        self.has_asked = True
         try:
-            results = await self._subscribe(connection, decode_connect(text))
+            result = await self.client.connect(request)
         except ConnectionClosed:
             return
+        except ClientDisconnected as error:
+            self._refuse(error.disconnect.code, error.disconnect)
         except CommandError as error:
-            logger.info("a connection was refused: %s", error.message)
-            self.close(_disconnect_for(error))
+            logger.info("a connection was refused: %d %s", error.code, error.message)
+            self._refuse(int(error.code), _disconnect_for(error))
         except Exception:
-            logger.exception("connecting failed", extra={"client_id": connection.client_id})
-            self.close(Disconnect(DisconnectCode.INTERNAL_ERROR, "internal error"))
+            logger.exception("connecting failed", extra={"client_id": self.client.client_id})
+            code = DisconnectCode.INTERNAL_SERVER_ERROR
+            self._refuse(code, create_disconnect(code))
         else:
-            self._answer(connection, results)
+            self.client.deadlines.cancel("connect")
+            message = self.client.codec.encode_push(ConnectPush(result), is_bare=True)
+            self.node.write(self.client.connection, Frames.from_message(message))
+            self.client.settle()
 
-    async def _subscribe(
-        self, connection: Connection, request: ConnectRequest
-    ) -> dict[str, tuple[StreamPosition | None, SubscribeResult]]:
-        """Subscribe to the channels of a request, in its order; live items are held back."""
-        results: dict[str, tuple[StreamPosition | None, SubscribeResult]] = {}
-        authorize = self.authorize
-        assert authorize is not None
-        for channel, wish in request.subs.items():
-            self.node.check_channel(channel)
-            await authorize(channel)
-            since = _since(wish)
-            subscription = await self.node.subscribe(connection, channel, since=since, hold=True)
-            recovery = subscription.recovery
-            results[channel] = (
-                subscription.position,
-                SubscribeResult.create(
-                    subscription.position,
-                    recovery.publications if recovery is not None else (),
-                    since=since,
-                    recovered=recovery is not None and recovery.recovered,
-                ),
-            )
-        return results
-
-    def _answer(
-        self,
-        connection: Connection,
-        results: dict[str, tuple[StreamPosition | None, SubscribeResult]],
-    ) -> None:
-        """Send the connect push, then let live items follow it. Nothing waits in between."""
-        self.is_connected = True
-        # It holds the whole handshake, which nobody needs any more.
-        self.authorize = None
-        deadline = self.deadlines.pop("connect", None)
-        if deadline is not None:
-            self.node.cancel(deadline)
-        interval = self.node.settings.ping_interval_seconds
-        push = encode_connect(
-            connection.client_id,
-            __version__,
-            {channel: result for channel, (_, result) in results.items()},
-            ping_seconds=max(1, round(interval)),
-        )
-        self.node.write(connection, push)
-        for channel, (position, _) in results.items():
-            self.node.release(connection, channel, position)
-        self._schedule("ping", interval, self._ping)
-
-    def _schedule(self, name: str, delay_seconds: float, callback: Callable[[], None]) -> None:
-        """Keep one deadline of a name."""
-        self.deadlines[name] = self.node.schedule(delay_seconds, callback)
-
-    def _ping(self) -> None:
-        """Say that the server is alive, and plan the next."""
-        connection = self.connection
-        if connection is None or connection.is_closed:
+    async def _connect(self, data: str | bytes) -> None:
+        """Read the ConnectRequest, and do it."""
+        try:
+            request = self.client.codec.decode_connect(data)
+        except BadRequest as error:
+            self.has_asked = True
+            logger.info("a connection was refused: %s", error.message)
+            code = DisconnectCode.BAD_REQUEST
+            self._refuse(code, create_disconnect(code))
             return
-        self.node.write(connection, PING)
-        self._schedule("ping", self.node.settings.ping_interval_seconds, self._ping)
+        await self.connect(request)
 
-    def _expire(self) -> None:
-        """End a connection whose credentials have ended."""
-        self.close(Disconnect(DisconnectCode.EXPIRED, "connection expired"))
+    def _refuse(self, code: int, disconnect: Disconnect) -> None:
+        """Tell why connecting failed, in the words that were configured for it."""
+        disconnect = self.disconnects.get(code, disconnect)
+        if self.on_failure is None or not self.on_failure(code, disconnect):
+            self.close(disconnect)
 
     def _stale(self) -> None:
         """End a connection that did not say what it wants."""
-        self.close(Disconnect(DisconnectCode.STALE, "stale"))
-
-
-def _since(wish: SubscribeRequest) -> StreamPosition | None:
-    """Read the position that a client wants to come back from."""
-    return StreamPosition(wish.offset, wish.epoch) if wish.recover else None
+        self.close(create_disconnect(DisconnectCode.STALE))
 
 
 def _disconnect_for(error: CommandError) -> Disconnect:
-    """Translate a refusal into how this connection ends (section 1.14)."""
-    if isinstance(error, LimitExceeded):
-        return Disconnect(DisconnectCode.CONNECTION_LIMIT, "connection limit")
-    if isinstance(error, BadRequest):
-        return Disconnect(DisconnectCode.BAD_REQUEST, "bad request")
-    return Disconnect(DisconnectCode.PERMISSION_DENIED, "permission denied")
+    """Translate an error of connect into how this connection ends (section 1.16, 6)."""
+    if error.code in EXPIRED_CODES:
+        return create_disconnect(DisconnectCode.EXPIRED)
+    if error.code == ErrorCode.PERMISSION_DENIED:
+        return create_disconnect(DisconnectCode.PERMISSION_DENIED)
+    if error.code == ErrorCode.LIMIT_EXCEEDED:
+        return create_disconnect(DisconnectCode.CHANNEL_LIMIT)
+    if error.temporary:
+        return create_disconnect(DisconnectCode.INTERNAL_SERVER_ERROR)
+    return create_disconnect(DisconnectCode.BAD_REQUEST)

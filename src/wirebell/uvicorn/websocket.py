@@ -259,7 +259,7 @@ class WebSocketProtocol(LiveSocket[ServerHost]):
 
     def _log(self, outcome: str) -> None:
         """Say how a handshake ended, in uvicorn's words."""
-        if self.scope and logger.isEnabledFor(logging.INFO):
+        if self.scope and self.config.access_log and logger.isEnabledFor(logging.INFO):
             client = self.scope["client"]
             path = quote(self.scope["path"])
             if self.scope["query_string"]:

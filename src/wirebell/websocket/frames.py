@@ -215,12 +215,16 @@ class FrameReader:
         Returns:
             What is whole now, in order. After a `Close` or a `Failure` nothing is read any more.
         """
-        # The usual case: one whole frame with a short text.
-        if self._unfinished is None and len(data) > 5 and data[0] == FIN_TEXT:
-            length = data[1] - MASKED
-            if len(data) - 6 == length <= CONTROL_BYTES_MAX and length <= self.message_bytes_max:
+        # The usual case: one whole frame with a text below 64 KiB.
+        size = len(data)
+        if self._unfinished is None and size > 7 and data[0] == FIN_TEXT:
+            length, at = data[1] - MASKED, 6
+            if length == LENGTH_16_BITS:
+                length, at = data[2] << 8 | data[3], 8
+            is_minimal = (length > CONTROL_BYTES_MAX) == (at == 8)
+            if size - at == length <= self.message_bytes_max and is_minimal:
                 try:
-                    return [apply_mask(data[6:], data[2:6]).decode()]
+                    return [apply_mask(data[at:], data[at - 4 : at]).decode()]
                 except UnicodeDecodeError:
                     pass  # said below
         events: list[Event] = []

@@ -1,82 +1,104 @@
-"""The client protocol in JSON: what goes out, byte by byte, and what is understood."""
+"""The JSON codec: what the golden frames do not say."""
 
 from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
-from wirebell.errors import BadRequest, Disconnect
-from wirebell.model import (
-    ClientInfo,
-    Frames,
-    Membership,
-    PayloadFormat,
-    Publication,
-    StreamPosition,
-)
-from wirebell.protocol.json import (
-    JSON,
-    PING,
+from wirebell.errors import BadRequest
+from wirebell.model import Frames, PayloadFormat, Publication
+from wirebell.protocol.codec import PONG, BadFrame
+from wirebell.protocol.json import JSON
+from wirebell.protocol.messages import (
+    Command,
     ConnectRequest,
+    EmulationRequest,
+    PresenceResult,
+    PublishRequest,
+    Reply,
+    RPCResult,
     SubscribeRequest,
     SubscribeResult,
-    decode_connect,
-    encode_connect,
-    encode_disconnect,
 )
+from wirebell.protocol.pushes import MessagePush
 
-TOP = StreamPosition(7, "e")
-
-
-def test_publication_push() -> None:
-    """A JSON payload is embedded as it is, a text as a string; offset 0 is left out."""
-    frames = JSON.join(
-        "room",
-        [
-            Publication(b'{"a": 1}', PayloadFormat.JSON, 5, "e"),
-            Publication('sp\u00e4t "x"\n'.encode(), PayloadFormat.TEXT),
-        ],
-    )
-
-    messages = (
-        '{"channel":"room","pub":{"data":{"a": 1},"offset":5}}',
-        '{"channel":"room","pub":{"data":"spät \\"x\\"\\n"}}',
-    )
-    assert Frames(messages, sum(len(message.encode()) for message in messages)) == frames
+BIG = PayloadFormat.BINARY
 
 
-def test_membership_push() -> None:
-    """A join and a leave carry user and client, also where the user is nobody."""
-    frames = JSON.join(
-        "room",
-        [
-            Membership(ClientInfo("1", "ann"), joined=True),
-            Membership(ClientInfo("2"), joined=False),
-        ],
-    )
-
-    assert (
-        '{"channel":"room","join":{"info":{"user":"ann","client":"1"}}}',
-        '{"channel":"room","leave":{"info":{"user":"","client":"2"}}}',
-    ) == frames.messages
+def test_says_what_it_is() -> None:
+    """It is text, and its ping is an empty reply."""
+    assert ("json", False, Frames(("{}",), 2)) == (JSON.name, JSON.is_binary, JSON.ping)
 
 
-def test_ping() -> None:
-    """A ping is the empty push."""
-    assert Frames(("{}",), 2) == PING
+@pytest.mark.parametrize("frame", ["{}", b"{}", "{}\n", '{"id":0}', ' {"publish":{}} \r'])
+def test_pong(frame: str | bytes) -> None:
+    """A command without an id is a pong, whatever else it says, in a text or binary frame."""
+    assert [PONG] == JSON.decode_commands(frame)
 
 
-def test_no_items() -> None:
-    """Nothing happened: no message."""
-    assert Frames((), 0) == JSON.join("room", [])
+def test_binary_frame() -> None:
+    """A binary frame that holds JSON is read like a text frame."""
+    commands = JSON.decode_commands('{"id":1,"refresh":{"token":"ä"}}\n{}'.encode())
+
+    assert ["ä", None] == [command.refresh and command.refresh.token for command in commands]
+
+
+def test_unknown_fields() -> None:
+    """What nobody knows is passed over."""
+    commands = JSON.decode_commands('{"id":1,"x":[{}],"unsubscribe":{"channel":"c","y":null}}')
+
+    assert ["c"] == [command.unsubscribe and command.unsubscribe.channel for command in commands]
+
+
+@pytest.mark.parametrize(
+    ("data", "kept"),
+    [
+        (r'"\ud83d"', r'"\ufffd"'),
+        (r'"\uDE00x\ud83d\ude00"', r'"\ufffdx\ud83d\ude00"'),
+        (r'"\ud83d\ud83d\ude00"', r'"\ufffd\ud83d\ude00"'),
+        (r'"\\ud83d\ud83d\u0041"', r'"\\ud83d\ufffd\u0041"'),
+    ],
+)
+def test_half_a_character(data: str, kept: str) -> None:
+    """Text that a browser cut within an emoji does not end the connection."""
+    (command,) = JSON.decode_commands(f'{{"id":1,"publish":{{"channel":"c","data":{data}}}}}')
+
+    assert Command(1, publish=PublishRequest("c", msgspec.Raw(kept))) == command
+
+
+def test_half_a_character_in_a_name() -> None:
+    """The same holds for what is read, not only embedded."""
+    (command,) = JSON.decode_commands(r'{"id":1,"refresh":{"token":"\udc00"}}')
+
+    assert command.refresh is not None
+    assert "\ufffd" == command.refresh.token
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b'{"id":1,"refresh":{"token":"\xff"}}',
+        '{"id":1,"refresh":{"token":"\ud800"}}',
+        r'{"id":1,"refresh":{"token":"\ud800"}',
+        r'{"id":1,"refresh":{"token":"\u12"}}',
+        '{"id":1,"publish":{"data":' + "[" * 100_000,
+        '{"id":1,"subscribe":{"tf":' + '{"nodes":[' * 100_000,
+        '{"id":' + "9" * 10_000 + "}",
+    ],
+)
+def test_bad_frame(frame: str | bytes) -> None:
+    """Broken text, broken escapes and endless nesting are a bad frame, never another error."""
+    with pytest.raises(BadFrame):
+        JSON.decode_commands(frame)
 
 
 @pytest.mark.parametrize(
     ("text", "request_"),
     [
         ("{}", ConnectRequest()),
-        ('{"token":"t","name":"js"}', ConnectRequest(token="t")),
+        (b'{"token":"t","x":1}\n', ConnectRequest("t")),
         ('{"subs":{"a":{}}}', ConnectRequest(subs={"a": SubscribeRequest()})),
         (
             '{"subs":{"a":{"recover":true,"offset":5,"epoch":"e"}}}',
@@ -84,98 +106,120 @@ def test_no_items() -> None:
         ),
     ],
 )
-def test_connect_request(text: str, request_: ConnectRequest) -> None:
-    """A first message is read; fields that nobody knows are passed over."""
-    assert request_ == decode_connect(text)
+def test_connect_request(text: str | bytes, request_: ConnectRequest) -> None:
+    """The first message of a unidirectional connection has no command around it."""
+    assert request_ == JSON.decode_connect(text)
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "",
-        "hello",
         "[]",
         "null",
         "1",
+        b"\xff",
         '{"subs":[]}',
         '{"subs":{"a":null}}',
-        '{"subs":{"a":{"offset":"5"}}}',
+        '{"subs":{"a":{"offset":-1}}}',
         '{"subs":{"a":{"offset":1.5}}}',
         '{"token":1}',
-        '{"token":"\ud800"}',
         "{}{}",
         "[" * 100_000,
         '{"x":' * 100_000,
     ],
 )
-def test_not_a_connect_request(text: str) -> None:
+def test_not_a_connect_request(text: str | bytes) -> None:
     """Whatever else comes first is a bad request, never another error."""
-    with pytest.raises(BadRequest, match="the first message is no ConnectRequest"):
-        decode_connect(text)
+    with pytest.raises(BadRequest):
+        JSON.decode_connect(text)
 
 
-def test_connect_push() -> None:
-    """The answer names the client, the version, its channels and the time between pings."""
-    subs = {"room": SubscribeResult.create(TOP), "hall": SubscribeResult.create(None)}
+def test_emulation_request() -> None:
+    """The commands of an emulation request stand in a string, one to a line."""
+    commands = '{"id":1,"rpc":{"method":"ä"}}\n{}'
+    body = json.dumps({"node": "n", "session": "s", "data": commands}).encode()
 
-    frames = encode_connect("id", "1.0", subs, ping_seconds=25)
+    request = JSON.decode_emulation(body)
 
-    text = (
-        '{"connect":{"client":"id","version":"1.0","subs":{"room":{"recoverable":true,'
-        '"epoch":"e","offset":7,"positioned":true},"hall":{}},"ping":25}}'
+    assert EmulationRequest("n", "s", commands.encode()) == request
+    assert 2 == len(JSON.decode_commands(request.data))
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"\xff", b'{"data":{}}', b'{"node":1}'])
+def test_not_an_emulation_request(body: bytes) -> None:
+    """Anything else is a bad request."""
+    with pytest.raises(BadRequest):
+        JSON.decode_emulation(body)
+
+
+def test_reply_without_a_result() -> None:
+    """A reply with nothing in it is its id."""
+    assert '{"id":1}' == JSON.encode_reply(Reply(1))
+
+
+def test_no_line_feeds() -> None:
+    """Payloads of replies and pushes lose their line feeds, which separate messages."""
+    reply = JSON.encode_reply(Reply(1, rpc=RPCResult(b'{\n"a":\n1}')))
+
+    assert '{"id":1,"rpc":{"data":{"a":1}}}' == reply
+    assert '{"message":{"data":[1]}}' == JSON.encode_push(MessagePush(b"[\n1]\n"), is_bare=True)
+
+
+def test_payload_that_is_no_text() -> None:
+    """A payload of another process that is no UTF-8 takes nobody's tick."""
+    publication = Publication(b'"\xff"', PayloadFormat.JSON)
+
+    message = JSON.encode_publication("c", publication)
+
+    assert '{"push":{"channel":"c","pub":{"data":"\ufffd"}}}' == message
+
+
+def test_empty_payload() -> None:
+    """A JSON payload of no bytes is no JSON: it is written as null."""
+    publication = Publication(b"", PayloadFormat.JSON)
+
+    assert '{"push":{"channel":"c","pub":{"data":null}}}' == JSON.encode_publication(
+        "c", publication
     )
-    assert Frames((text,), len(text)) == frames
+    assert b"null" == JSON.get_document(publication)
 
 
-def test_connect_push_without_channels() -> None:
-    """Without channels there is no ``subs``."""
-    frames = encode_connect("id", "1.0", {}, ping_seconds=1)
-
-    assert ('{"connect":{"client":"id","version":"1.0","ping":1}}',) == frames.messages
-
-
-def test_recovered() -> None:
-    """After a recovery the offset is the request's: the client advances by what it missed."""
-    missed = [Publication(b"1", PayloadFormat.JSON, 6, "e"), Publication(b"x", offset=7)]
-
-    result = SubscribeResult.create(TOP, missed, since=StreamPosition(5, "e"), recovered=True)
-
-    expected = SubscribeResult(
-        recoverable=True,
-        epoch="e",
-        publications=result.publications,
-        recovered=True,
-        offset=5,
-        positioned=True,
-        was_recovering=True,
-    )
-    frames = encode_connect("id", "1", {"room": result}, ping_seconds=1)
-    room = json.loads(frames.messages[0])["connect"]["subs"]["room"]
-    assert expected == result
-    assert [{"data": 1, "offset": 6}, {"data": "x", "offset": 7}] == room["publications"]
+@pytest.mark.parametrize(
+    ("publication", "document"),
+    [
+        (Publication(b'{"a": 1}', PayloadFormat.JSON), b'{"a": 1}'),
+        (Publication(b'{"a":\n1}', PayloadFormat.JSON), b'{"a":1}'),
+        (Publication(b'x\n"'), b'"x\\n\\""'),
+        (Publication(b"\x00", BIG), b'"AA=="'),
+    ],
+)
+def test_document(publication: Publication, document: bytes) -> None:
+    """A patch is made of the JSON value that a subscriber without patches sees."""
+    assert document == JSON.get_document(publication)
 
 
-def test_not_recovered() -> None:
-    """Who could not be recovered learns the top, and that it was not."""
-    result = SubscribeResult.create(TOP, since=StreamPosition(1, "old"))
-
-    assert (7, False, True, []) == (
-        result.offset,
-        result.recovered,
-        result.was_recovering,
-        result.publications,
-    )
+def test_join() -> None:
+    """Messages are joined by line feeds, so many of them to a WebSocket message."""
+    assert () == JSON.join([])
+    assert ("a",) == JSON.join(["a"])
+    assert ("a\nb", "c") == JSON.join(["a", "b", "c"], 2)
+    assert [16, 1] == [len(message.split("\n")) for message in map(str, JSON.join(["{}"] * 17))]
 
 
-def test_recovery_without_history() -> None:
-    """A channel without history recovers nobody, and says that it was asked."""
-    result = SubscribeResult.create(None, since=StreamPosition(1, "old"))
+def test_patches_belong_to_publications() -> None:
+    """A result with patches has one for each publication, or ``None``."""
+    result = SubscribeResult(publications=[Publication(b"1"), Publication(b"2")], patches=[None])
 
-    assert SubscribeResult(was_recovering=True) == result
+    with pytest.raises(ValueError, match="zip"):
+        JSON.encode_reply(Reply(1, subscribe=result))
 
 
-def test_disconnect_push() -> None:
-    """The last push says code and reason."""
-    text = encode_disconnect(Disconnect(3005, "connection expired"))
+def test_names_are_escaped() -> None:
+    """A channel with quotes or line feeds in its name breaks no message."""
+    message = JSON.encode_publication('a"\n', Publication(b"1", PayloadFormat.JSON))
+    presence = JSON.encode_reply(Reply(1, presence=PresenceResult({})))
 
-    assert text == '{"disconnect":{"code":3005,"reason":"connection expired"}}'
+    assert {"push": {"channel": 'a"\n', "pub": {"data": 1}}} == json.loads(message)
+    assert "\n" not in message
+    assert '{"id":1,"presence":{"presence":{}}}' == presence

@@ -19,3 +19,12 @@ def test_no_words_for_joins() -> None:
 
     assert Frames((), 0) == TEXT.join("room", [join])
     assert Frames(("x",), 1) == TEXT.join("room", [join, Publication(b"x")])
+
+
+def test_no_patches() -> None:
+    """What was before makes no difference: the encoding stays the same object."""
+    publication = Publication(b"x", has_delta=True)
+
+    assert not TEXT.uses_base
+    assert TEXT is TEXT.settled is TEXT.restarted
+    assert TEXT.join("room", [publication]) == TEXT.join("room", [publication], publication)

@@ -11,6 +11,7 @@ import pytest
 from tests.unit.clocks import pass_time, turns
 from tests.unit.links import Link
 from wirebell.errors import Disconnect
+from wirebell.liveness import PingRing
 from wirebell.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -33,6 +34,25 @@ async def test_a_whole_life() -> None:
     assert {"type": "websocket.accept", "subprotocol": "bearer"} == link.peer.sent[0]
     assert (["1", "2", "3"], []) == (link.peer.texts, link.peer.closes)
     assert (["open", "a", "bytes 2", "eof"], 0) == (link.receiver.calls, link.carrier.queued_bytes)
+
+
+async def test_pings() -> None:
+    """The receiver pings while the peer is there and reads; ping frames are the server's own."""
+    ring = PingRing(25.0, 8.0)
+    link = Link(pings=ring)
+    link.carrier.send_ping()
+    task = await link.start()
+    for _ in range(2 * len(ring.slots)):
+        ring.step()
+    link.peer.gate.clear()
+    link.write("x")
+    await turns()
+    link.carrier.send_ping()
+    link.peer.gate.set()
+    link.peer.leave()
+    await task
+
+    assert (["open", "ping", "ping", "eof"], 0) == (link.receiver.calls, ring.peer_count)
 
 
 async def test_written_before_the_handshake() -> None:

@@ -48,6 +48,17 @@ async def test_ping() -> None:
     assert (["open"], False) == (link.receiver.calls, link.socket.is_aborted)
 
 
+async def test_pings_in_other_words() -> None:
+    """A receiver with words of its own pings instead of the socket, and judges silence itself."""
+    link = await opened()
+    link.receiver.has_own_pings = True
+
+    turn(link, 3)
+
+    assert (["open", "ping", "ping", "ping"], []) == (link.receiver.calls, link.socket.frames)
+    assert not link.socket.is_aborted
+
+
 async def test_silence() -> None:
     """A peer that does not answer is dropped without a close frame, which nobody would read."""
     link = await opened()

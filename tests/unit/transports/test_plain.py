@@ -472,3 +472,9 @@ async def test_an_oversize_message_is_told_and_counted() -> None:
 
         assert [(1009, reason)] == transport.closed
         assert 1 == rig.node.statistics.disconnect_counts[1009]
+
+
+async def test_pings_are_the_carriers() -> None:
+    """Text has no words for a ping: the carrier sends it."""
+    async with running() as rig:
+        assert not PlainReceiver(rig.node, FakeTransport(), PlainOptions()).send_ping()

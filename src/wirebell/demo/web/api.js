@@ -19,7 +19,6 @@
  * @property {string} sent_at
  */
 /** @typedef {{username: string | null, demo_users: boolean, demo_password: string | null}} Me */
-/** @typedef {{users: string[], guests: number}} Online */
 /**
  * @template T
  * @typedef {{rows: T[], next: string | null}} Page rows newest first; `next` is the older page
@@ -150,8 +149,6 @@ function sameOrigin(address) {
 
 /** @returns {Promise<Me>} */
 export const fetchMe = () => asJSON(request("GET", "/me"));
-/** @returns {Promise<Online>} */
-export const fetchOnline = () => asJSON(request("GET", "/online"));
 /** @param {string} [path] an older page @returns {Promise<Page<Task>>} */
 export const fetchTasks = (path = "/tasks?limit=50") => readPage(path);
 /** @param {string} [path] an older page @returns {Promise<Page<Message>>} */

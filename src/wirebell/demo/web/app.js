@@ -34,7 +34,7 @@ const tasks = new Tasks(parts);
 const chat = new Chat(parts);
 const presence = new Presence(username);
 const bell = new Bell({ username, collect, isChatVisible: () => chat.isVisible(), onOpen: reveal });
-const live = new Live("/realtime/connection/uni_websocket", "board", {
+const live = new Live("/realtime", "board", {
   onState: handleState,
   onPublication: handlePublication,
   onSubscribed: handleSubscribed,
@@ -96,7 +96,7 @@ async function notify(entry, recovered) {
 
 /** @param {boolean} recovered @param {number} count */
 function handleSubscribed(recovered, count) {
-  presence.refreshSoon();
+  void presence.refresh(() => live.fetchPresence());
   if (!recovered) void loadLists();
   else if (count > 0) void toastMissed();
   else if (!areListsLoaded) void loadLists();
@@ -131,13 +131,14 @@ function handleDisconnect(code) {
   if (code === 3005 || code === 3500 || code === 4401) void session.handleExpired();
 }
 
-/** Somebody signed in or out. */
-function handleIdentity() {
+/** @param {boolean} isHere somebody signed in or out here, and not in another window */
+function handleIdentity(isHere) {
   bell.switchUser();
   tasks.refresh();
   chat.refresh();
   presence.show();
-  live.restart();
+  // One connection serves all windows: whoever has it, or asked for the change, renews it.
+  if (isHere || live.isLeader) live.restart();
 }
 
 /** @param {string | null} author who the server took us for */
@@ -186,7 +187,7 @@ async function retrySession() {
   const timer = setInterval(async () => {
     if (!(await isReachable())) return;
     clearInterval(timer);
-    if (await session.refresh().catch(() => false)) handleIdentity();
+    if (await session.refresh().catch(() => false)) handleIdentity(true);
   }, 3000);
 }
 

@@ -2,27 +2,27 @@
 /**
  * Owns who is online.
  *
- * The list comes from `GET /online`, which counts connections. A join of a user is shown at once:
- * it is true whatever else happens. A leave is not proof (the user may have a second window), and
- * a guest is only a number, so both ask the server again; a crowd that comes or goes costs one
- * request each `REFRESH_MS`.
+ * The channel says who is in it when we come; joins and leaves tell of every connection after that.
+ * A user is here as long as one connection of theirs is. The windows of one browser share theirs.
  */
 
-import { fetchOnline } from "./api.js";
 import { make, need, paintAvatar, setText } from "./dom.js";
 
-/** 1.5 s: a person does not miss it, and 10,000 leaves cost one request, not 10,000. */
-const REFRESH_MS = 1500;
+/** @typedef {import("./live.js").ClientInfo} ClientInfo */
+
+/** 0.1 s: a crowd that comes at once is painted once. */
+const PAINT_MS = 100;
 /** More names than this become a number. */
 const SHOWN_MAX = 40;
 
 export class Presence {
-  /** @type {Set<string>} */
-  #users = new Set();
-  #guests = 0;
+  /** Connection → its user, empty for a guest. @type {Map<string, string>} */
+  #clients = new Map();
+  /** What was told since we asked: it is newer than the answer. @type {[client: string, user: string | null][]} */
+  #changes = [];
+  #isAsking = false;
   #isKnown = false;
   #isLive = false;
-  #refreshedAt = 0;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
   #question = 0;
@@ -36,16 +36,15 @@ export class Presence {
     this.username = username;
   }
 
-  /**
-   * @param {"join" | "leave"} kind
-   * @param {{user?: string}} info
-   */
-  receive(kind, info) {
-    if (kind === "join" && info.user) {
-      this.#users.add(info.user);
+  /** @param {"join" | "leave"} kind @param {ClientInfo} info */
+  receive(kind, { client, user }) {
+    const change = /** @type {[string, string | null]} */ ([client, kind === "join" ? user : null]);
+    if (this.#isAsking) this.#changes.push(change);
+    this.#apply([change]);
+    this.#timer ??= setTimeout(() => {
+      this.#timer = undefined;
       this.show();
-    }
-    this.refreshSoon();
+    }, PAINT_MS);
   }
 
   /** @param {boolean} isLive what is shown while it is false is what was last known */
@@ -54,40 +53,43 @@ export class Presence {
     this.show();
   }
 
-  /** Ask the server, now or when the last question is old enough. */
-  refreshSoon() {
-    if (this.#timer !== undefined) return;
-    const wait = Math.max(120, this.#refreshedAt + REFRESH_MS - Date.now());
-    this.#timer = setTimeout(() => {
-      this.#timer = undefined;
-      void this.#refresh();
-    }, wait);
-  }
-
-  async #refresh() {
-    this.#refreshedAt = Date.now();
+  /** @param {() => Promise<ClientInfo[]>} fetchPresence */
+  async refresh(fetchPresence) {
     const question = ++this.#question;
+    this.#changes = [];
+    this.#isAsking = true;
     try {
-      const online = await fetchOnline();
+      const present = await fetchPresence();
       if (question !== this.#question) return;
-      this.#users = new Set(online.users);
-      this.#guests = online.guests;
+      this.#clients = new Map(present.map(({ client, user }) => [client, user]));
+      this.#apply(this.#changes);
       this.#isKnown = true;
     } catch {
-      // The connection indicator tells that the server is away; the next join or reconnect asks again.
+      // The connection indicator tells that the server is away; who comes back asks again.
     }
+    if (question === this.#question) this.#isAsking = false;
     this.show();
+  }
+
+  /** @param {[client: string, user: string | null][]} changes null has left */
+  #apply(changes) {
+    for (const [client, user] of changes) {
+      if (user === null) this.#clients.delete(client);
+      else this.#clients.set(client, user);
+    }
   }
 
   /** Paint what is known. */
   show() {
     const us = this.username();
-    const names = [...this.#users].sort((a, b) => Number(b === us) - Number(a === us) || a.localeCompare(b));
-    const total = names.length + this.#guests;
+    const users = [...this.#clients.values()];
+    const guests = users.filter((user) => user === "").length;
+    const names = [...new Set(users)].filter(Boolean).sort((a, b) => Number(b === us) - Number(a === us) || a.localeCompare(b));
+    const total = names.length + guests;
     this.#list.replaceChildren(...names.slice(0, SHOWN_MAX).map((name) => this.#chip(name, name === us)));
     const hidden = names.length - SHOWN_MAX;
     if (hidden > 0) this.#list.append(make("li", `and ${hidden} more`, "person more-people"));
-    if (this.#guests > 0) this.#list.append(this.#guestChip(us === null));
+    if (guests > 0) this.#list.append(this.#guestChip(guests, us === null));
     const people = `${total} ${total === 1 ? "person" : "people"}`;
     // In the place of the number, so that nothing below moves when the connection goes.
     setText(this.#count, !this.#isKnown ? "" : this.#isLive ? people : `${people} when last connected`);
@@ -112,15 +114,15 @@ export class Presence {
     return chip;
   }
 
-  /** @param {boolean} isUs @returns {HTMLElement} */
-  #guestChip(isUs) {
+  /** @param {number} count @param {boolean} isUs @returns {HTMLElement} */
+  #guestChip(count, isUs) {
     const chip = make("li", "", "person");
     const avatar = make("span", "", "avatar");
     avatar.setAttribute("aria-hidden", "true");
     paintAvatar(avatar, null);
-    const text = this.#guests === 1 ? "1 guest" : `${this.#guests} guests`;
+    const text = count === 1 ? "1 guest" : `${count} guests`;
     chip.append(avatar, make("span", text, "person-name"));
-    if (isUs) chip.append(make("span", this.#guests === 1 ? "(you)" : "(one is you)", "person-you"));
+    if (isUs) chip.append(make("span", count === 1 ? "(you)" : "(one is you)", "person-you"));
     return chip;
   }
 }

@@ -6,6 +6,9 @@ import { disclose } from "./disclosure.js";
 import { announce, need, paintAvatar, setFieldError, setText } from "./dom.js";
 import { writeStored } from "./own.js";
 
+/** Tells other windows, and the next load, whether somebody is signed in. */
+const STORED = "wirebell.taskboard.session";
+
 export class Session {
   /** @type {string | null} null is a guest */
   username = null;
@@ -24,7 +27,7 @@ export class Session {
   #open = need("sign-in-open", HTMLButtonElement);
   #closeMenu = disclose(need("account-button", HTMLButtonElement));
 
-  /** @param {() => void} onChange somebody signed in or out */
+  /** @param {(isHere: boolean) => void} onChange somebody signed in or out, in this window or elsewhere */
   constructor(onChange) {
     this.onChange = onChange;
     for (const avatar of document.querySelectorAll("[data-avatar]")) {
@@ -49,6 +52,7 @@ export class Session {
       button.addEventListener("click", () => void this.#signInDemo(button));
     }
     need("sign-out", HTMLButtonElement).addEventListener("click", () => void this.#leave());
+    addEventListener("storage", ({ key }) => key === STORED && void this.#follow());
   }
 
   /**
@@ -82,7 +86,18 @@ export class Session {
       // Another window of this browser signed in as somebody else.
       announce(`Signed in as ${this.username}`);
     }
-    this.onChange();
+    this.onChange(false);
+  }
+
+  /** Another window of this browser signed in or out. */
+  async #follow() {
+    try {
+      if (!(await this.refresh())) return;
+    } catch {
+      return;
+    }
+    announce(this.username === null ? "Signed out" : `Signed in as ${this.username}`);
+    this.onChange(false);
   }
 
   #show() {
@@ -98,7 +113,7 @@ export class Session {
     dataset.session = isGuest ? "guest" : "user";
     dataset.demo = this.#demoPassword === null ? "no" : "yes";
     // For the next load: first-paint.js lays the page out before the server has answered.
-    writeStored("wirebell.taskboard.session", dataset.session);
+    writeStored(STORED, dataset.session);
     writeStored("wirebell.taskboard.demo", dataset.demo);
   }
 
@@ -198,7 +213,7 @@ export class Session {
     await signIn(name, password);
     await this.refresh();
     announce(`Signed in as ${this.username ?? name}`);
-    this.onChange();
+    this.onChange(true);
   }
 
   async #leave() {
@@ -217,6 +232,6 @@ export class Session {
     );
     this.#open.focus();
     announce("Signed out");
-    this.onChange();
+    this.onChange(true);
   }
 }
