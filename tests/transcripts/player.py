@@ -122,7 +122,11 @@ class Player:
         self._ahead: defaultdict[str, deque[Any]] = defaultdict(deque)
         self._acted_ms, self._acted_at = 0, time.monotonic()
         self._differences: list[Difference] = []
-        self._http = httpx2.AsyncClient(timeout=PATIENCE_SECONDS, trust_env=False, verify=NO_TLS)
+        # A kept connection may be closed by the server just when it is used again.
+        limits = httpx2.Limits(max_keepalive_connections=0)
+        self._http = httpx2.AsyncClient(
+            timeout=PATIENCE_SECONDS, trust_env=False, verify=NO_TLS, limits=limits
+        )
 
     async def play(self) -> list[Difference]:
         """Play everything; the first thing that does not come ends it."""

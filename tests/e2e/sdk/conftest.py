@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,8 @@ def target(
 @pytest.fixture(scope="session")
 def sdk() -> Path:
     """Return the folder in which the JavaScript SDK is installed."""
-    if not (HERE / "node_modules" / "centrifuge").is_dir():
-        fail_missing("the SDK of package.json (`npm ci` in tests/e2e/sdk)")
+    wanted = json.loads((HERE / "package.json").read_text())["dependencies"]["centrifuge"]
+    installed = HERE / "node_modules" / "centrifuge" / "package.json"
+    if not installed.exists() or json.loads(installed.read_text())["version"] != wanted:
+        fail_missing(f"centrifuge {wanted} (npm ci --prefix tests/e2e/sdk --ignore-scripts)")
     return HERE
