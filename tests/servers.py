@@ -57,7 +57,7 @@ UVICORN: dict[str, tuple[str, ...]] = {
 
 # Each loop and each HTTP implementation stands in another pair already.
 REDUNDANT = ("wirebell-uvloop-h11", "wirebell-asyncio-httptools")
-if not os.environ.get("WIREBELL_TEST_EVERY_SERVER"):
+if not os.environ.get("WIREBELL_TEST_EVERYTHING"):
     for redundant in REDUNDANT:
         del UVICORN[redundant]
 
