@@ -20,8 +20,35 @@ def anyio_backend() -> str:
 UNMEASURED = ("conformance", "fuzz", "property")
 
 
+# Processes that share a run are dealt whole files, because the tests of one share a server. These
+# take longest, so they come first: the run would wait for one that comes last. (The order of
+# pytest's arguments does not help: it joins those that overlap.)
+LONGEST = (
+    "e2e/test_taskboard.py",
+    "packaging/test_wheel.py",
+    "integration/test_serve.py",
+    "e2e/test_shared_connection.py",
+    "e2e/test_browser_client.py",
+    "integration/test_protocol.py",
+    "e2e/test_recovery.py",
+    "integration/test_asgi_deployed.py",
+    "integration/test_attach.py",
+    "docs/test_guide.py",
+    "transcripts/test_recordings.py",
+    "e2e/sdk/test_browser.py",
+    "e2e/sdk/test_javascript.py",
+    "integration/test_article_limits.py",
+    "integration/test_abilities.py",
+    "integration/test_serving.py",
+    "e2e/test_accessibility.py",
+    "integration/test_demo_postgresql.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is run without measuring coverage."""
+    """Mark what is run without measuring coverage, and put the longest files first."""
+    places = {TESTS / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
     for item in items:
         if item.path.relative_to(TESTS).parts[0] in UNMEASURED:
             item.add_marker("no_cover")

@@ -1,8 +1,9 @@
 """Real server processes on loopback: started, waited for, and stopped with their log kept.
 
-`demo` starts `wirebell demo`; `serve` starts any ASGI app under one of `SERVER_KINDS`. Both are
-context managers without an event loop, so that sync and async tests (and the browser tests) can
-share them. Every wait is bounded, and a failure raises `ServerError` with the log inside.
+`demo` starts `wirebell demo`; `serve` starts any ASGI app under one of `SERVER_KINDS`; `run` starts
+any command. They are context managers without an event loop, so that sync and async tests (and the
+browser tests) can share them. Every wait is bounded, and a failure raises `ServerError` with the
+log inside.
 """
 
 from __future__ import annotations
@@ -31,13 +32,15 @@ __all__ = (
     "STOCK_KINDS",
     "Server",
     "ServerError",
+    "answers_http",
     "demo",
     "free_port",
+    "run",
     "serve",
 )
 
 HOST = "127.0.0.1"
-START_SECONDS = 60.0
+START_SECONDS = 100.0
 """A cold start with two busy cores: imports, migrations, argon2 hashes, four workers."""
 STOP_SECONDS = 15.0
 """Longer than every graceful shutdown that Wirebell promises (``close_timeout_seconds`` is 5)."""
@@ -210,9 +213,9 @@ def demo(
 
     def answers(server: Server) -> bool:
         printed = f"Taskboard answers on http://{HOST}:{port}" in server.log()
-        return printed and _http_answers(server, "/realtime/health")
+        return printed and answers_http(server, "/realtime/health")
 
-    with _run(command, port, env or {}, answers) as server:
+    with run(command, port, env or {}, answers) as server:
         yield server
 
 
@@ -243,7 +246,7 @@ def serve(
     """
     port = free_port()
     command = _command(app, kind, port, arguments)
-    with _run(command, port, env or {}, lambda server: _http_answers(server, path)) as server:
+    with run(command, port, env or {}, lambda server: answers_http(server, path)) as server:
         yield server
 
 
@@ -274,13 +277,26 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _run(
+def run(
     command: Sequence[str],
     port: int,
     env: Mapping[str, str],
     answers: Callable[[Server], bool],
 ) -> Iterator[Server]:
-    """Start `command`, wait until it answers, and stop it at the end of the block."""
+    """Run a server's own command line until the block ends.
+
+    Args:
+        command: With the port in it.
+        port: TCP port on 127.0.0.1.
+        env: Added to this process' environment.
+        answers: Tells whether it is ready; asked again and again.
+
+    Yields:
+        The server, once it is ready.
+
+    Raises:
+        ServerError: It did not start, or did not stop when told.
+    """
     handle, name = tempfile.mkstemp(prefix="wirebell-server-", suffix=".log")
     with os.fdopen(handle, "wb") as log:
         process = subprocess.Popen(
@@ -315,7 +331,7 @@ def _wait_until_answers(server: Server, answers: Callable[[Server], bool]) -> No
         time.sleep(0.03)  # between two polls, not to make sure of anything
 
 
-def _http_answers(server: Server, path: str) -> bool:
+def answers_http(server: Server, path: str) -> bool:
     """Tell whether an HTTP request gets any status line."""
     try:
         with _open(server) as connection:

@@ -20,6 +20,7 @@ import {
 } from "./codes.js";
 import { applyDelta } from "./delta.js";
 import { Refresher } from "./refresh.js";
+import { findLower, Welcome } from "./welcome.js";
 
 /** @typedef {import("./codec.js").Position} Position */
 /** @typedef {import("./codec.js").SubscribeResult} SubscribeResult */
@@ -48,7 +49,7 @@ import { Refresher } from "./refresh.js";
  * @property {(channel: string) => Promise<string>} askToken
  * @property {(event: ChannelEvent) => void} emit to every tab
  * @property {(channel: string) => void} onEnd the server, or nobody's right, has ended it
- * @property {() => void} reconnect the connection is of no use any more
+ * @property {(code: number, reason: string) => void} giveUp the connection is of no use any more
  * @property {import("./clock.js").Clock} clock
  */
 
@@ -59,6 +60,7 @@ export class Channel {
   position = null;
   /** @type {SubscribeResult} */
   #result = {};
+  #welcome = new Welcome();
   /** Rises whenever what was asked for no longer counts. */
   #question = 0;
   #isAsking = false;
@@ -98,9 +100,7 @@ export class Channel {
         this.#restart(position);
         return null;
       }
-      const recovered = position !== null && position.epoch === ours?.epoch;
-      const { publications: _, ...result } = { ...this.#result, ...ours, recovered };
-      return { channel: this.name, type: "subscribed", result, since: ours };
+      return { channel: this.name, type: "subscribed", ...this.#welcome.create(this.#result, ours, position) };
     }
     if (this.#isAsking) this.#lower = findLower(this.#lower, position);
     else this.position = findLower(this.position, position);
@@ -218,6 +218,7 @@ export class Channel {
     if (this.state !== "subscribed") return;
     const isPlaced = result.recoverable || result.positioned;
     this.position = isPlaced ? { epoch: result.epoch ?? "", offset: publications.at(-1)?.offset ?? result.offset ?? 0 } : null;
+    this.#welcome.enter({ ...result, publications }, since);
     this.refresher.plan(result);
     this.host.emit({ channel: this.name, type: "subscribed", result: { ...result, publications }, since });
   }
@@ -227,7 +228,7 @@ export class Channel {
     this.#isAsking = false;
     if (error.code === Local.TRANSPORT_CLOSED) return;
     // The server may have subscribed us all the same: only a new connection is sure to know.
-    if (error.code === Local.TIMEOUT) return this.host.reconnect();
+    if (error.code === Local.TIMEOUT) return this.host.giveUp(Connecting.SUBSCRIBE_TIMEOUT, "subscribe timeout");
     const isExpired = error.code === TOKEN_EXPIRED;
     if (isExpired && this.options.hasToken) this.token = "";
     if (!isRetriable(error) || (isExpired && !this.options.hasToken)) this.#end(error.code, error.message);
@@ -260,6 +261,7 @@ export class Channel {
     const publication = this.#decode(wire);
     if (this.state !== "subscribed") return;
     if (publication.offset !== undefined && this.position) this.position = { ...this.position, offset: publication.offset };
+    this.#welcome.see(publication);
     this.host.emit({ channel: this.name, type: "publication", publication, epoch: this.position?.epoch ?? "" });
   }
 
@@ -290,9 +292,3 @@ export class Channel {
 }
 
 const ignore = () => undefined;
-
-/** @param {Position | null} one @param {Position | null} other @returns {Position | null} */
-export function findLower(one, other) {
-  if (!one || !other) return one ?? other;
-  return one.epoch === other.epoch && other.offset < one.offset ? other : one;
-}

@@ -4,6 +4,7 @@
  */
 
 import { systemClock } from "./clock.js";
+import { toPlain } from "./codec.js";
 import { ClientError, Connecting, Disconnected, Local } from "./codes.js";
 import { Emitter } from "./events.js";
 import { GivenChannels } from "./given.js";
@@ -83,7 +84,8 @@ export class Client extends Emitter {
       key: `wirebell ${endpoints.websocket} ${shared}`,
       isShared: shared !== false,
       engine: {
-        ...pick(options, ["backoffMaxMs", "backoffMinMs", "data", "headers", "name", "timeoutMs", "token", "version"]),
+        ...toPlain({ data: options.data }),
+        ...pick(options, ["backoffMaxMs", "backoffMinMs", "headers", "name", "timeoutMs", "token", "version"]),
         ...(getToken && { getToken: async () => getToken() }),
         transport: { endpoints, credentials },
         names: transports,
@@ -119,10 +121,11 @@ export class Client extends Emitter {
 
   /** Leave; the other pages of this browser stay connected. Positions are kept for `connect()`. */
   disconnect() {
-    if (this.state === "disconnected") return;
     this.#stopWatching?.();
     this.#stopWatching = null;
+    // Also where the server has ended it: another page may begin again, and we would come along.
     this.#tabs.leave();
+    if (this.state === "disconnected") return;
     this.#handleState({ state: "disconnected", code: Disconnected.CALLED, reason: "disconnect called", retryAt: null }, null);
   }
 
@@ -163,24 +166,25 @@ export class Client extends Emitter {
     this.#subscriptions.delete(channel);
   }
 
-  /** @param {string} channel @param {unknown} data @returns {Promise<void>} once the server has it */
+  /** @param {string} channel @param {unknown} data as JSON can hold it @returns {Promise<void>} once the server has it */
   async publish(channel, data) {
     await this.#call("publish", { channel, data });
   }
 
-  /** @param {string} method @param {unknown} [data] @returns {Promise<any>} */
+  /** @param {string} method @param {unknown} [data] as JSON can hold it @returns {Promise<any>} */
   async rpc(method, data) {
     return (await this.#call("rpc", { method, data })).data;
   }
 
   /** @param {unknown} data a message without an answer; lost while there is no connection */
   send(data) {
-    this.#tabs.post({ type: "send", data });
+    this.#tabs.post({ type: "send", data: toPlain(data) });
   }
 
-  /** @param {string} method @param {object} params @returns {Promise<any>} */
-  #call(method, params) {
-    if (this.state === "disconnected") return Promise.reject(new ClientError(Local.DISCONNECTED, "client disconnected"));
+  /** @param {string} method @param {object} given @returns {Promise<any>} */
+  async #call(method, given) {
+    if (this.state === "disconnected") throw new ClientError(Local.DISCONNECTED, "client disconnected");
+    const params = toPlain(given);
     const id = ++this.#lastCall;
     return new Promise((resolve, reject) => {
       // The engine has a time limit of its own: this one is for a leader that has gone.
@@ -205,7 +209,8 @@ export class Client extends Emitter {
   }
 
   #attach() {
-    this.#postConnect();
+    // What the server has ended stays so until somebody asks for more than another page to lead.
+    if (this.state !== "disconnected") this.#postConnect();
     for (const subscription of this.#subscriptions.values()) subscription.attach();
     for (const [id, call] of this.#calls) {
       // Whether the leader that has gone had sent it, nobody knows.

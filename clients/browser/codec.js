@@ -72,8 +72,30 @@
 /** A pong, and a ping. */
 export const EMPTY = "{}";
 
-/** @param {object[]} commands @returns {string} one frame */
-export const encodeCommands = (commands) => commands.map((command) => JSON.stringify(command)).join("\n");
+/** 20 Ki: a server takes 64 KiB, a character is up to three bytes, and quoting doubles only those of one. */
+export const FRAME_CHARACTERS_MAX = 20 * 1024;
+
+/** @param {object[]} commands @returns {string[]} frames, in order; only one command alone is longer than a frame may be */
+export const encodeCommands = (commands) => joinFrames(commands.map((command) => JSON.stringify(command)));
+
+/** @param {string[]} parts @returns {string[]} as few frames as they fit into */
+export function joinFrames(parts) {
+  /** @type {string[]} */
+  const frames = [];
+  for (const part of parts) {
+    const last = frames.at(-1);
+    if (last !== undefined && last.length + part.length < FRAME_CHARACTERS_MAX) frames.push(`${frames.pop()}\n${part}`);
+    else frames.push(part);
+  }
+  return frames;
+}
+
+/**
+ * @param {unknown} value of an application
+ * @returns {any} as JSON has it now: what is changed later is not sent, whichever page has the connection
+ * @throws {Error} JSON cannot hold it
+ */
+export const toPlain = (value) => (value === undefined ? value : JSON.parse(JSON.stringify(value)));
 
 /**
  * @param {string} frame one or more replies, one a line

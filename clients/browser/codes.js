@@ -19,7 +19,7 @@ export const Disconnected = Object.freeze({ CALLED: 0, UNAUTHORIZED: 1, MESSAGE_
 export const Connecting = Object.freeze({ CALLED: 0, TRANSPORT_CLOSED: 1, NO_PING: 2, SUBSCRIBE_TIMEOUT: 3 });
 
 /** Why a subscription is not there, when it was not the server who said so. */
-export const Unsubscribed = Object.freeze({ CALLED: 0, UNAUTHORIZED: 1, CLIENT_CLOSED: 2 });
+export const Unsubscribed = Object.freeze({ CALLED: 0, UNAUTHORIZED: 1 });
 
 /** The server has thrown away its state: tokens and positions mean nothing any more. */
 export const STATE_INVALIDATED = Object.freeze({ disconnect: 3014, unsubscribe: 2502 });

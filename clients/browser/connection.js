@@ -124,6 +124,11 @@ export class Connection {
     void this.#dial();
   }
 
+  /** It is of no use any more: come back as after a loss. @param {number} code @param {string} reason */
+  giveUp(code, reason) {
+    if (this.state === "connected") this.#lose(code, reason);
+  }
+
   /** The machine, the page or the network is back: look now instead of when a timer is over. */
   wake() {
     if (this.state === "connected" && this.session?.isSilent()) this.#lose(Connecting.NO_PING, "no ping");
@@ -195,11 +200,16 @@ export class Connection {
       else this.#lose(code, reason);
     };
     this.#openTimer = this.clock.setTimeout(() => fail(0, "connect timeout"), this.timeoutMs);
-    this.#transport = this.options.openers[name](this.options.transport, {
-      onOpen: () => this.#greet(name, fail),
-      onFrame: (frame) => this.session?.receive(frame),
-      onClose: fail,
-    });
+    try {
+      this.#transport = this.options.openers[name](this.options.transport, {
+        onOpen: () => this.#greet(name, fail),
+        onFrame: (frame) => this.session?.receive(frame),
+        onClose: fail,
+      });
+    } catch (error) {
+      // A browser may refuse at once: a page's policy, or a plain WebSocket on an HTTPS page.
+      fail(0, error instanceof Error ? error.message : "refused");
+    }
   }
 
   /** @param {TransportName} name @param {(code: number, reason: string) => void} fail */
@@ -272,7 +282,8 @@ export class Connection {
       this.#setState("connecting", Connecting.CALLED, "retry");
       void this.#dial();
     }, delay);
-    const isNetwork = !isFromServer(code) && (code < 100 || code >= 1000) && code !== Connecting.NO_PING;
+    const isOurs = code === Connecting.NO_PING || code === Connecting.SUBSCRIBE_TIMEOUT;
+    const isNetwork = !isFromServer(code) && (code < 100 || code >= 1000) && !isOurs;
     this.#setState("connecting", isNetwork ? Connecting.TRANSPORT_CLOSED : code, reason || "transport closed", this.clock.now() + delay);
   }
 }

@@ -6,10 +6,11 @@
  * browser with one tab. Publications go to every tab; each knows what it has subscribed to.
  */
 
-import { Channel, findLower } from "./channel.js";
+import { Channel } from "./channel.js";
 import { ClientError, Local, UnauthorizedError } from "./codes.js";
 import { Connection } from "./connection.js";
 import { COMMAND_TIMEOUT_MS } from "./session.js";
+import { findLower, Welcome } from "./welcome.js";
 
 /** @typedef {import("./codec.js").Position} Position */
 /** @typedef {import("./codec.js").SubscribeResult} SubscribeResult */
@@ -40,7 +41,7 @@ export class Engine {
   #channels = new Map();
   /** Channel → tabs that want it. @type {Map<string, Set<string>>} */
   #wanted = new Map();
-  /** Channels that the server subscribed us to, with where we are. @type {Map<string, {result: SubscribeResult, position: Position | null}>} */
+  /** Channels that the server subscribed us to, with where we are. @type {Map<string, {result: SubscribeResult, position: Position | null, welcome: Welcome}>} */
   #given = new Map();
   /** @type {Set<WaitingCall>} */
   #waiting = new Set();
@@ -72,7 +73,7 @@ export class Engine {
       askToken: (channel) => this.#askToken(channel),
       emit: (event) => deliver(null, event),
       onEnd: (channel) => this.#forget(channel),
-      reconnect: () => this.connection.reconnect(),
+      giveUp: (code, reason) => this.connection.giveUp(code, reason),
       clock: options.clock,
     };
   }
@@ -123,13 +124,13 @@ export class Engine {
     const isConnected = this.#connected !== null;
     for (const [channel, place] of Object.entries(isConnected ? {} : places)) {
       const position = findLower(this.#given.get(channel)?.position ?? null, place);
-      this.#given.set(channel, { result: {}, position });
+      this.#given.set(channel, { result: {}, position, welcome: new Welcome() });
     }
     this.connection.connect();
     this.deliver(tab, { type: "state", connected: this.#connected, ...this.#state });
-    for (const [channel, { result, position }] of isConnected ? this.#given : []) {
-      const { publications: _, ...known } = result;
-      this.deliver(tab, { channel, type: "subscribed", isGiven: true, result: { ...known, ...position }, since: position });
+    for (const [channel, { result, position, welcome }] of isConnected ? this.#given : []) {
+      const told = welcome.create(result, position, places[channel] ?? null);
+      this.deliver(tab, { channel, type: "subscribed", isGiven: true, ...told });
     }
   }
 
@@ -221,10 +222,11 @@ export class Engine {
 
   /** @param {string} channel @param {SubscribeResult} result */
   #give(channel, result) {
-    const since = this.#given.get(channel)?.position ?? null;
+    const { position: since, welcome } = this.#given.get(channel) ?? { position: null, welcome: new Welcome() };
     const offset = result.publications?.at(-1)?.offset ?? result.offset ?? 0;
     const position = result.recoverable || result.positioned ? { epoch: result.epoch ?? "", offset } : null;
-    this.#given.set(channel, { result, position });
+    welcome.enter(result, since);
+    this.#given.set(channel, { result, position, welcome });
     this.deliver(null, { channel, type: "subscribed", isGiven: true, result, since });
   }
 
@@ -245,6 +247,7 @@ export class Engine {
     else if (push.unsubscribe) this.#takeBack(channel, push.unsubscribe.code ?? 0, push.unsubscribe.reason ?? "");
     else if (push.pub) {
       if (given?.position && push.pub.offset) given.position.offset = push.pub.offset;
+      given?.welcome.see(push.pub);
       this.deliver(null, { channel, type: "publication", publication: push.pub, epoch: given?.position?.epoch ?? "" });
     } else if (push.join) this.deliver(null, { channel, type: "join", info: push.join.info });
     else if (push.leave) this.deliver(null, { channel, type: "leave", info: push.leave.info });

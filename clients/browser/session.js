@@ -44,7 +44,7 @@ export class Session {
   }
 
   /**
-   * Send a command; what is asked for in one turn goes in one frame.
+   * Send a command; what is asked for in one turn goes together.
    *
    * @param {string} method
    * @param {object} params
@@ -76,7 +76,8 @@ export class Session {
   #flush() {
     const commands = this.#outgoing;
     this.#outgoing = [];
-    if (!this.#isClosed && commands.length > 0) this.options.write(encodeCommands(commands));
+    if (this.#isClosed) return;
+    for (const frame of encodeCommands(commands)) this.options.write(frame);
   }
 
   /** @param {number} seconds between two pings; 0 is none @param {boolean} isPonging whether they want an answer */

@@ -2,7 +2,7 @@
 /** Owns one channel as one page sees it: its state, its place, and what it tells the application. */
 
 import { ClientError, Connecting, Local, Unsubscribed } from "./codes.js";
-import { toInfo, toPublication } from "./codec.js";
+import { toInfo, toPlain, toPublication } from "./codec.js";
 import { Emitter } from "./events.js";
 import { Place } from "./place.js";
 
@@ -91,8 +91,7 @@ export class Subscription extends Emitter {
     this.suspend();
     const { data, delta, filter, getToken, joinLeave, positioned, recoverable, token } = this.options;
     const options = { data, delta, filter, joinLeave, positioned, recoverable, token, hasToken: getToken !== undefined };
-    const defined = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
-    this.host.post({ type: "subscribe", channel: this.channel, options: defined, position: this.position });
+    this.host.post({ type: "subscribe", channel: this.channel, options: toPlain(options), position: this.position });
   }
 
   /** @param {unknown} data @returns {Promise<void>} once the server has it */
@@ -144,8 +143,9 @@ export class Subscription extends Emitter {
 
   /** @param {string} method @param {object} params */
   async #call(method, params) {
+    const given = toPlain({ channel: this.channel, ...params });
     await this.ready(5000);
-    return this.host.call(method, { channel: this.channel, ...params });
+    return this.host.call(method, given);
   }
 
   /** @param {import("./channel.js").ChannelEvent} event */

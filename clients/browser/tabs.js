@@ -6,7 +6,8 @@
  * to it over a BroadcastChannel. The browser gives the lock to the next page when the leader goes,
  * however it goes. Each page also holds a lock of its own for as long as it lives, by which the
  * leader learns of its end. A leader that is silent while somebody looks at another page is frozen:
- * its lock is taken away. Without locks or channels each page leads itself.
+ * its lock is taken away. Where there are no locks or channels, or a browser that blocks storage
+ * refuses them, each page leads itself.
  */
 
 import { Engine } from "./engine.js";
@@ -15,6 +16,8 @@ import { Engine } from "./engine.js";
 const ALIVE_MS = 20_000;
 /** 150 s: browsers let the timers of a hidden page run once a minute, and one may be late. */
 const SILENCE_MS = 150_000;
+/** 10 s: a leader answers a page that comes at once, hidden or not, unless it is frozen. */
+const ANSWER_MS = 10_000;
 
 /** @typedef {import("./engine.js").TabMessage} TabMessage */
 /** @typedef {import("./engine.js").TabEvent} TabEvent */
@@ -43,6 +46,8 @@ const SILENCE_MS = 150_000;
 const EVERYBODY = "everybody";
 
 export class Tabs {
+  /** Another one each time that we join, so that what is told of an earlier stay is told from this one. */
+  id = "";
   /** @type {Engine | null} */
   #engine = null;
   /** @type {BroadcastChannel | null} */
@@ -60,7 +65,6 @@ export class Tabs {
   constructor(options) {
     this.options = options;
     this.clock = options.engine.clock;
-    this.id = options.platform.createId();
     const { locks, BroadcastChannel } = options.platform;
     this.locks = options.isShared && BroadcastChannel ? locks : undefined;
   }
@@ -78,12 +82,18 @@ export class Tabs {
   join() {
     if (this.#stay) return;
     this.#stay = new AbortController();
-    const { locks, options } = this;
-    if (!locks || !options.platform.BroadcastChannel) return this.#lead();
-    this.#channel = new options.platform.BroadcastChannel(options.key);
+    const { BroadcastChannel, createId } = this.options.platform;
+    this.id = createId();
+    try {
+      if (this.locks && BroadcastChannel) this.#channel = new BroadcastChannel(this.options.key);
+    } catch {
+      // It is refused: we lead ourselves.
+    }
+    if (!this.#channel) return this.#lead();
     this.#channel.onmessage = ({ data }) => this.#receive(data);
-    this.#hold(this.#lifeOf(this.id), () => this.#post(EVERYBODY, { kind: "hello" }));
-    this.#queue(false);
+    void this.#hold(this.#lifeOf(this.id), () => this.#post(EVERYBODY, { kind: "hello" }));
+    this.#listen(ANSWER_MS);
+    void this.#queue(false);
   }
 
   /** Go, and let another page have the connection. */
@@ -113,33 +123,45 @@ export class Tabs {
    * @param {string} name
    * @param {() => void} onHeld
    * @param {{steal?: boolean, isKept?: boolean}} [how] kept until this page leaves, unless told otherwise
-   * @returns {Promise<void>} once it is not held any more
+   * @returns {Promise<boolean>} once it is not held any more: whether it ever was
    */
   async #hold(name, onHeld, { steal = false, isKept = true } = {}) {
     const stay = this.#stay;
-    if (!stay || !this.locks) return;
+    if (!stay || !this.locks) return false;
     const { signal } = stay;
-    const gone = new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
+    let wasHeld = false;
     try {
       await this.locks.request(name, steal ? { steal } : { signal }, () => {
         if (signal.aborted) return undefined;
+        wasHeld = true;
         onHeld();
-        return isKept ? gone : undefined;
+        return isKept ? new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true })) : undefined;
       });
     } catch {
-      // Given up while waiting, or taken away.
+      // Given up while waiting, taken away, or refused.
     }
+    return wasHeld;
   }
 
   /** @param {boolean} steal */
   async #queue(steal) {
     const stay = this.#stay;
-    await this.#hold(`${this.options.key} leader`, () => this.#lead(), { steal });
+    const wasHeld = await this.#hold(`${this.options.key} leader`, () => this.#lead(), { steal });
     if (stay !== this.#stay || !stay || stay.signal.aborted) return;
+    if (!wasHeld) return this.#leadAlone();
     // Another page has taken it from us, because we were silent.
     this.#abdicate();
     this.#post(EVERYBODY, { kind: "hello" });
+    this.#listen(ANSWER_MS);
     void this.#queue(false);
+  }
+
+  /** Locks are refused here: asking again would be refused again. */
+  #leadAlone() {
+    this.locks = undefined;
+    this.#channel?.close();
+    this.#channel = null;
+    this.#lead();
   }
 
   #lead() {
@@ -202,12 +224,13 @@ export class Tabs {
     this.options.onAttach();
   }
 
-  #listen() {
+  /** @param {number} [ms] until a leader that says nothing counts as gone */
+  #listen(ms = SILENCE_MS) {
     this.clock.clearTimeout(this.#timer);
     this.#timer = this.clock.setTimeout(() => {
       if (this.options.platform.isVisible()) void this.#queue(true);
       else this.#listen();
-    }, SILENCE_MS);
+    }, ms);
   }
 
   /** @param {string} tab @param {Engine} engine */

@@ -1,21 +1,20 @@
 """Who connects and what they may do, from tokens, namespaces and an application's own functions.
 
-`Authority` is made once; every connection gets an `Authorizer`, which remembers its handshake.
+`wirebell.authority` is made once; every connection gets an `Authorizer`, which remembers its
+handshake.
 Sources: protocol document, sections 1.6, 1.16, 2.3 to 2.5, and the transcripts of tokens and
 permissions.
 """
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Awaitable
+from dataclasses import replace
 
-import jwt
 from starlette.requests import HTTPConnection
 
 from wirebell.access import ConnectGrant, RefreshGrant
-from wirebell.channels import ChannelRegistry
+from wirebell.authority import Authority
 from wirebell.client import Client
 from wirebell.errors import (
     ClientDisconnected,
@@ -28,24 +27,21 @@ from wirebell.errors import (
     TokenInvalid,
     create_disconnect,
 )
-from wirebell.hooks import Caller, Hooks
+from wirebell.hooks import Caller
 from wirebell.model import (
     ChannelOptions,
-    Identity,
     PayloadFormat,
     Publication,
     PublicationFormat,
     ServerSubscribe,
 )
 from wirebell.namespaces import (
-    Namespaces,
     check_publication,
     embed,
     may_history,
     may_presence,
     may_publish,
 )
-from wirebell.options import ClientOptions
 from wirebell.protocol.messages import (
     ConnectRequest,
     PublishRequest,
@@ -54,124 +50,16 @@ from wirebell.protocol.messages import (
 )
 from wirebell.tokens import (
     ConnectionClaims,
-    KeyLocation,
     SubscriptionClaims,
     SubscriptionOverride,
     TokenVerifier,
 )
 
-__all__ = ("Authority", "Authorizer", "FindKey")
+__all__ = ("Authorizer",)
 
 logger = logging.getLogger(__name__)
 
-FindKey = Callable[[KeyLocation], Awaitable[jwt.PyJWK]]
-"""Gets the key that a token names."""
-
-Identify = Callable[[HTTPConnection], Awaitable[Identity]]
-"""Asks the application who connects."""
-
 ASKED_NOTHING = ServerSubscribe()
-
-
-class Verify(Protocol):
-    """One of `TokenVerifier`'s two checks."""
-
-    def __call__(self, token: str, now: float, jwk: jwt.PyJWK | None = None) -> Any:
-        """Check a token."""
-
-
-@dataclass(slots=True)
-class Authority:
-    """What all connections of an application are judged by.
-
-    Attributes:
-        registry: Channels that the application declared.
-        namespaces: Channels that the configuration names; asked where none is declared.
-        options: Who may connect.
-        hooks: The application's own functions.
-        identify: Asks the application who connects; ``None`` where it has no say.
-        connection_tokens: Checks connection tokens; ``None`` where there are none.
-        subscription_tokens: Checks subscription tokens; likewise.
-        find_key: Gets keys of a key set.
-        unavailable: Namespaces whose kind of channel is not there yet: error 108.
-        grace_seconds: Time for refreshing credentials that have ended.
-    """
-
-    registry: ChannelRegistry
-    namespaces: Namespaces
-    options: ClientOptions
-    hooks: Hooks
-    grace_seconds: float
-    identify: Identify | None = None
-    connection_tokens: TokenVerifier | None = None
-    subscription_tokens: TokenVerifier | None = None
-    find_key: FindKey | None = None
-    unavailable: frozenset[str] = field(default_factory=frozenset)
-    # Names that passed `check_command` lately → options; and how many declarations there were.
-    checked: dict[str, ChannelOptions] = field(default_factory=dict, init=False, repr=False)
-    checked_among: int = field(default=0, init=False, repr=False)
-
-    def options_for(self, channel: str) -> ChannelOptions:
-        """Return a channel's options: of its declaration, else of its namespace.
-
-        Raises:
-            ProtocolError: ``UNKNOWN_CHANNEL`` or ``NOT_AVAILABLE``.
-        """
-        options = self.registry.find_options(channel)
-        if options is not None:
-            return options
-        if self.unavailable and self.namespaces.split(channel)[0] in self.unavailable:
-            raise ProtocolError(ErrorCode.NOT_AVAILABLE)
-        options = self.namespaces.options_for(channel)
-        if options is None:
-            raise ProtocolError(ErrorCode.UNKNOWN_CHANNEL)
-        return options
-
-    def known_options(self, channel: str) -> ChannelOptions:
-        """Return a channel's options; those of a channel that keeps nothing where it has none."""
-        options = self.checked.get(channel)
-        if options is not None and self.checked_among == len(self.registry.declarations):
-            return options
-        return (
-            self.registry.find_options(channel)
-            or self.namespaces.options_for(channel)
-            or UNDECLARED
-        )
-
-    def check_command(self, channel: str) -> ChannelOptions:
-        """Return the options of a channel that a client names in a command.
-
-        Raises:
-            ProtocolError: ``BAD_REQUEST`` for a malformed name, or as `options_for`.
-        """
-        options = self.checked.get(channel)
-        count = len(self.registry.declarations)
-        if options is not None and self.checked_among == count:
-            return options
-        if self.registry.find_options(channel) is None:
-            self.namespaces.check_name(channel)
-        options = self.options_for(channel)
-        if self.checked_among != count or len(self.checked) >= CHECKED_MAX:
-            self.checked.clear()
-            self.checked_among = count
-        self.checked[channel] = options
-        return options
-
-    def find_weaknesses(self) -> list[str]:
-        """Say what is weak in the keys of tokens, a sentence each, for the log."""
-        verifiers = (self.connection_tokens, self.subscription_tokens)
-        return [text for verifier in verifiers if verifier for text in verifier.warnings]
-
-    async def verify(self, verifier: TokenVerifier, verify: Verify, token: str) -> Any:
-        """Check a token, with a key from a key set where it needs one."""
-        location = verifier.key_location(token)
-        key = None
-        if location is not None and self.find_key is not None:
-            key = await self.find_key(location)
-        return verify(token, time.time(), key)
-
-
-UNDECLARED = ChannelOptions()
 FORGOTTEN = HTTPConnection(
     {
         "type": "websocket",
@@ -182,8 +70,6 @@ FORGOTTEN = HTTPConnection(
         "headers": [],
     }
 )
-# A name is checked with every command; 10,000 names of 255 bytes are about 4 MB.
-CHECKED_MAX = 10_000
 _OBJECT = PublicationFormat.JSON_OBJECT
 
 
@@ -193,8 +79,9 @@ class Authorizer:
     Args:
         authority: Shared by all.
         handshake: The connection's; kept as long as it where permissions are asked with it, or
-            the application's functions. Where there are none when the client connects, functions
-            that are given later see an empty one.
+            the application's functions. Where there are none of either when the client connects,
+            it is forgotten; a client that is asked about later is sent to come back, and brings
+            a new one.
     """
 
     __slots__ = ("authority", "handshake")
@@ -224,11 +111,11 @@ class Authorizer:
             self.authority.options_for(name)
             channels.setdefault(name, ASKED_NOTHING)
         if self.authority.hooks.on_connect:
-            caller = Caller(client.client_id, grant.user_id, self.handshake)
-            await self.authority.hooks.connect(caller)
+            await self.authority.hooks.connect(self._caller(client, grant.user_id))
         self._forget_handshake()
         if personal is not None and personal.single_connection and grant.user_id:
             # Last: whoever is refused ends nobody, and of two that come at once one stays.
+            _check_limits(client, grant.user_id, len(channels))
             _end_others(client, grant.user_id)
         return replace(grant, channels=channels) if channels else grant
 
@@ -242,6 +129,25 @@ class Authorizer:
             (self.handshake.scope.get("extensions") or {}).pop("wirebell.takeover", None)
         else:
             self.handshake = FORGOTTEN
+
+    def _caller(self, client: Client, user_id: str) -> Caller:
+        """Say who a function is asked about.
+
+        Raises:
+            ClientDisconnected: The handshake was not kept.
+        """
+        return Caller(client.client_id, user_id, self._recall_handshake())
+
+    def _recall_handshake(self) -> HTTPConnection:
+        """Return the handshake, to ask somebody about it.
+
+        Raises:
+            ClientDisconnected: It was not kept, since nobody was there to ask; the client comes
+                back with another.
+        """
+        if self.handshake is FORGOTTEN:
+            raise _disconnect(DisconnectCode.FORCE_RECONNECT)
+        return self.handshake
 
     async def _identify(self, request: ConnectRequest) -> ConnectGrant:
         """Find out who it is: by a token, a header, the application, or nobody."""
@@ -303,6 +209,9 @@ class Authorizer:
         channels: dict[str, ServerSubscribe],
     ) -> None:
         """Add the channels that the client asks for by connecting, as far as it may have them."""
+        if len(request.subs) > client.node.settings.channels_per_connection_max:
+            # Before the application is asked about thousands of them, one after the other.
+            raise _disconnect(DisconnectCode.CHANNEL_LIMIT)
         for channel, wish in request.subs.items():
             if channel in channels:
                 continue
@@ -340,8 +249,10 @@ class Authorizer:
 
     async def renew(self, client: Client) -> RefreshGrant | None:
         """Ask the application for a longer life; see `wirebell.access.Access`."""
-        caller = Caller(client.client_id, client.user_id, self.handshake)
-        identity = await self.authority.hooks.refresh(caller)
+        if self.handshake is FORGOTTEN:
+            # Whoever renews was not there yet: it comes back, and is asked about with a handshake.
+            return None
+        identity = await self.authority.hooks.refresh(self._caller(client, client.user_id))
         if identity is None or identity.user_id != client.user_id:
             return None
         return RefreshGrant(identity.expires_at.timestamp() if identity.expires_at else None)
@@ -355,8 +266,7 @@ class Authorizer:
     async def subscribe(self, client: Client, request: SubscribeRequest) -> ServerSubscribe:
         """Let a client into a channel; see `wirebell.access.Access`."""
         channel = request.channel
-        if self.authority.registry.find_options(channel) is None:
-            self.authority.namespaces.check_name(channel)
+        self.authority.check_name(channel)
         if client.is_subscribed(channel):
             raise ProtocolError(ErrorCode.ALREADY_SUBSCRIBED)
         if len(client.connection.channels) >= client.node.settings.channels_per_connection_max:
@@ -373,7 +283,7 @@ class Authorizer:
         if found is not None:
             declaration, parameters = found
             if not declaration.lets_in(user_id):
-                await declaration.check_subscribe(self.handshake, parameters)
+                await declaration.check_subscribe(self._recall_handshake(), parameters)
             granted = ASKED_NOTHING
         elif request.token:
             granted = await self._read_subscription(client, channel, request.token, user_id)
@@ -384,8 +294,7 @@ class Authorizer:
         else:
             raise ProtocolError(ErrorCode.PERMISSION_DENIED)
         if authority.hooks.on_subscribe:
-            caller = Caller(client.client_id, user_id, self.handshake)
-            await authority.hooks.subscribe(caller, channel)
+            await authority.hooks.subscribe(self._caller(client, user_id), channel)
         return granted
 
     async def _read_subscription(
@@ -522,13 +431,14 @@ class Authorizer:
         if not hooks.rpc_handlers:
             has_any = bool(options.rpc_ping_method)
             raise ProtocolError(ErrorCode.METHOD_NOT_FOUND if has_any else ErrorCode.NOT_AVAILABLE)
-        caller = Caller(client.client_id, client.user_id, self.handshake)
-        return await hooks.call(caller, method, data)
+        return await hooks.call(self._caller(client, client.user_id), method, data)
 
     async def send(self, client: Client, data: bytes) -> None:
         """Take a message that has no answer; see `wirebell.access.Access`."""
-        caller = Caller(client.client_id, client.user_id, self.handshake)
-        if not await self.authority.hooks.send(caller, data):
+        hooks = self.authority.hooks
+        if hooks.on_send is None or not await hooks.send(
+            self._caller(client, client.user_id), data
+        ):
             raise _disconnect(DisconnectCode.NOT_AVAILABLE)
 
     def unsubscribed(self, client: Client, channel: str, code: int, reason: str) -> None:
@@ -576,6 +486,16 @@ def _missing(request: SubRefreshRequest) -> ProtocolError | ClientDisconnected:
     if request.channel:
         return ProtocolError(ErrorCode.BAD_REQUEST)
     return _disconnect(DisconnectCode.BAD_REQUEST)
+
+
+def _check_limits(client: Client, user_id: str, channel_count: int) -> None:
+    """Refuse a connection that would be refused right after this by a limit of how many."""
+    settings = client.node.settings
+    if channel_count > settings.channels_per_connection_max:
+        raise _disconnect(DisconnectCode.CHANNEL_LIMIT)
+    # Those that end now still count: their peers have not answered yet.
+    if 0 < settings.connections_per_user_max <= len(client.node.users.get(user_id, ())):
+        raise _disconnect(DisconnectCode.CONNECTION_LIMIT)
 
 
 def _end_others(client: Client, user_id: str) -> None:

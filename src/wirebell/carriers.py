@@ -7,11 +7,12 @@ from functools import partial
 from typing import Any
 
 from wirebell.liveness import PingRing
+from wirebell.portable import Writers
+from wirebell.process import abort_late
 from wirebell.settings import Settings
 from wirebell.takeover import Takeover
-from wirebell.transports.asgi_websocket import ASGIWebSocket, Writers
+from wirebell.transports.asgi_websocket import ASGIWebSocket
 from wirebell.transports.engine_websocket import EngineWebSocket
-from wirebell.transports.process import abort_late
 
 __all__ = ("create_carrier", "create_portable")
 

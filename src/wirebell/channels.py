@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypedDict, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar, Unpack
 
 import msgspec
 from pydantic import TypeAdapter, ValidationError
@@ -30,7 +30,7 @@ from wirebell.model import (
 )
 from wirebell.node import Node
 from wirebell.permissions import PermissionApp
-from wirebell.publishing import encode_payload
+from wirebell.publishing import PublishKeywords, compose, encode_payload
 
 __all__ = (
     "BoundChannel",
@@ -166,25 +166,26 @@ class BoundChannel(Generic[SendsT]):
     name: str
     declaration: Channel[SendsT]
 
-    async def publish(self, data: SendsT, *, key: str = "") -> StreamPosition:
+    async def publish(self, data: SendsT, **how: Unpack[PublishKeywords]) -> StreamPosition:
         """Publish; no peer is waited for, and no peer can make it fail.
 
         Args:
             data: Checked against the declaration's ``sends`` type.
-            key: What ``data`` is the newest state of, where the channel keeps the latest for
-                subscribers that do not read (`Overflow.KEEP_LATEST`); all without one are
-                states of the same thing.
+            **how: As for `wirebell.Realtime.publish`; see `wirebell.publishing.PublishKeywords`.
 
         Returns:
-            The publication's position; offset 0 where the channel keeps no history.
+            The publication's position; offset 0 where the channel keeps no history. Of one that
+            was left out the first one's, or the stream's top.
 
         Raises:
-            BadRequest: ``data`` is not of that type, or too long.
+            BadRequest: ``data`` is not of that type, or it or a keyword is out of bounds.
             BrokerUnavailable: The broker does not answer.
             NotRunning: Outside the lifespan of `wirebell.Realtime`.
         """
-        publication = self.declaration.encode(data, key)
-        return await self.declaration.node().publish(self.name, publication)
+        if how and self.declaration.options.delta_publish:
+            how["delta"] = True
+        publication, options = compose(self.declaration.encode(data), how)
+        return await self.declaration.node().publish(self.name, publication, options)
 
     async def presence(self) -> dict[str, ClientInfo]:
         """Read who is there: client id → info.
@@ -195,14 +196,22 @@ class BoundChannel(Generic[SendsT]):
         return await self.declaration.node().presence(self.name)
 
     async def history(
-        self, *, since: StreamPosition | None = None, limit: int = 100
+        self, *, since: StreamPosition | None = None, limit: int = 100, reverse: bool = False
     ) -> HistorySlice:
         """Read kept publications after ``since``, oldest first, at most ``limit``.
+
+        Args:
+            since: Only what came after it; ``None`` starts at the oldest.
+            limit: 0 asks for the position alone, below 0 for all.
+            reverse: Those before ``since`` instead, newest first.
 
         Raises:
             BadRequest: The channel keeps no history.
         """
-        return await self.declaration.node().history(self.name, since=since, limit=limit)
+        node, kept = self.declaration.node(), self.declaration.options.history
+        if limit < 0 and kept is not None:
+            limit = kept.size
+        return await node.history(self.name, since=since, limit=limit, reverse=reverse)
 
 
 class Channel(Generic[SendsT]):
@@ -243,7 +252,7 @@ class Channel(Generic[SendsT]):
             raise TypeError(f"{self.template.pattern!r} takes {self.template.names}")
         return BoundChannel(self.template.format(positional | kwargs), self)
 
-    def encode(self, data: SendsT, key: str = "") -> Publication:
+    def encode(self, data: SendsT) -> Publication:
         """Check a payload against ``sends``, and serialise it once.
 
         Raises:
@@ -255,7 +264,7 @@ class Channel(Generic[SendsT]):
                 checked = self.adapter.validate_python(data)
             except ValueError as error:
                 raise BadRequest(f"not what {self.template.pattern!r} sends: {error}") from error
-        publication = encode_payload(checked, key)
+        publication = encode_payload(checked)
         if self.options.delta_publish:
             publication = msgspec.structs.replace(publication, has_delta=True)
         return publication
@@ -267,7 +276,12 @@ class Channel(Generic[SendsT]):
         whatever ``Depends`` gives, sees the headers and cookies of the handshake, lets the peer
         in by returning and keeps it out by raising `wirebell.Denied` or an ``HTTPException``.
         Without it only channels declared ``public`` can be subscribed to from outside.
+
+        Raises:
+            ConfigError: The channel has such a function already.
         """
+        if self.is_authorized:
+            raise ConfigError(f"channel {self.template.pattern!r} has an authorize already")
         self.permissions.add(self.name, self.template.names, function)
         self.is_authorized = True
         return function
@@ -275,10 +289,12 @@ class Channel(Generic[SendsT]):
     def lets_in(self, user_id: str) -> bool:
         """Tell whether a peer may subscribe without being asked anything."""
         permissions = self.options.permissions
-        return self.public or (
-            not self.is_authorized
-            and permissions.allow_subscribe_for_client
-            and (user_id != "" or permissions.allow_subscribe_for_anonymous)
+        return not self.is_authorized and (
+            self.public
+            or (
+                permissions.allow_subscribe_for_client
+                and (user_id != "" or permissions.allow_subscribe_for_anonymous)
+            )
         )
 
     async def check_subscribe(
@@ -305,9 +321,15 @@ class ChannelRegistry:
     """All declarations of one `wirebell.Realtime`; the first that matches a name decides.
 
     Mutable state: the declarations, and the answers for names asked lately.
+
+    Args:
+        name_bytes_max: Longest name that a channel may have, bytes of UTF-8. No declaration
+            matches a longer one: peers make names up, and matching one takes the square of its
+            length where a pattern has two parts of any length.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, name_bytes_max: int = 255) -> None:
+        self.name_bytes_max = name_bytes_max
         self.declarations: list[Channel[Any]] = []
         self.known_options: dict[str, ChannelOptions | None] = {}
 
@@ -325,6 +347,8 @@ class ChannelRegistry:
 
     def find(self, channel: str) -> tuple[Channel[Any], dict[str, str]] | None:
         """Return the declaration of a name and its parameters, or ``None``."""
+        if len(channel) > self.name_bytes_max:
+            return None
         for declaration in self.declarations:
             parameters = declaration.template.match(channel)
             if parameters is not None:
@@ -350,7 +374,7 @@ class ChannelRegistry:
 
     def find_options(self, channel: str) -> ChannelOptions | None:
         """Return what a channel keeps and allows; ``None`` where no declaration matches."""
-        if not self.declarations:
+        if not self.declarations or len(channel) > self.name_bytes_max:
             return None
         try:
             return self.known_options[channel]

@@ -254,7 +254,7 @@ def publish(
     configuration = _load("publish", context, config, env_prefix)
     written = sys.stdin.read() if data == "-" else data
     try:
-        value = written if text else _read_json("data", written)
+        value = written if text else _read_json("data", written, hint="; --text sends a text")
         address = (url or _find_url(configuration)).rstrip("/")
         result = send(
             f"{address}{configuration.api.path.rstrip('/')}/publish",
@@ -341,12 +341,12 @@ def _read_duration(text: str) -> float:
         raise ConfigError(f"--ttl {error}, got {text!r}") from None
 
 
-def _read_json(name: str, text: str) -> Any:
+def _read_json(name: str, text: str, *, hint: str = "") -> Any:
     """Read JSON that somebody typed."""
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ConfigError(f"{name} is no JSON: {error}; --text sends a text") from None
+        raise ConfigError(f"{name} is no JSON: {error}{hint}") from None
 
 
 def _find_url(configuration: ServeConfiguration) -> str:
@@ -411,6 +411,9 @@ def _describe(error: Exception) -> str:
     prefix = "WIREBELL_DEMO_" if error.title == "DemoSettings" else "WIREBELL_"
     return "; ".join(
         f"{prefix}{'_'.join(map(str, item['loc'])).upper()}: {item['msg']}, got {item['input']!r}"
+        # What is wrong with two of them together has all of them as its input, secrets too.
+        if item["loc"]
+        else item["msg"]
         for item in error.errors(include_url=False)
     )
 

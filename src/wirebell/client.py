@@ -9,6 +9,7 @@ It knows the protocol's messages and the node, and no transport.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 import uuid
@@ -68,6 +69,8 @@ logger = logging.getLogger(__name__)
 
 # A year: what is announced of a longer life (transcript connect_token_exp_far).
 TTL_SECONDS_MAX = 31_536_000
+# Between two looks at whether a peer reads.
+LOOK_SECONDS = 0.05
 
 
 class Client:
@@ -184,7 +187,25 @@ class Client:
             return self._limit(command.id)
         if name == "publish" and command.publish is not None:
             return handle_publish(self, command.id, command.publish)
+        node = self.node
+        if node.hub.reply_bytes(self.connection) > node.settings.send_queue_bytes_max:
+            return self._answer_later(name, command)
         return self._answer(name, command)
+
+    async def _answer_later(self, name: str, command: Command) -> Reply | None:
+        """Do a command when the peer has taken the answers before: they must not pile up here.
+
+        After a whole interval of pings it is done all the same: the ring cuts who takes nothing.
+        """
+        connection, loop = self.connection, asyncio.get_running_loop()
+        last = loop.time() + self.node.settings.ping_interval_seconds
+        # The tick goes. Then it is asked: a carrier does not tell of a peer that is gone.
+        await asyncio.sleep(0)
+        while not (connection.is_writable or connection.is_closing or connection.is_closed):
+            if loop.time() >= last:
+                break
+            await asyncio.sleep(LOOK_SECONDS)
+        return await self._answer(name, command)
 
     def _limit(self, command_id: int) -> Reply | None:
         """Refuse a command that comes too soon; what has no answer ends the connection."""
@@ -311,10 +332,11 @@ class Client:
         self.node.spawn(self._renew())
 
     async def _renew(self) -> None:
-        """Ask the application for a longer life."""
+        """Ask the application for a longer life; it has as long as a client would have."""
         ended, grant = self.expires_at, None
         try:
-            grant = await self.access.renew(self)
+            async with asyncio.timeout(self.node.settings.expired_close_delay_seconds):
+                grant = await self.access.renew(self)
         except Exception:
             logger.exception("renewing failed", extra={"client_id": self.client_id})
         if self.connection.is_closed or self.expires_at != ended:
@@ -372,15 +394,12 @@ class Client:
             subscription=subscription,
             since=terms.since,
             mode=terms.mode,
+            must_recover=bool(wish.flag & REJECT_UNRECOVERED) and not is_server_side,
             hold=True,
         )
         if self.connection.channels.get(channel) is not subscription:
             return None
         recovery = subscribed.recovery
-        is_rejected = bool(wish.flag & REJECT_UNRECOVERED) and not is_server_side
-        if is_rejected and recovery is not None and not recovery.recovered:
-            self.node.unsubscribe(self.connection, channel)
-            raise ProtocolError(ErrorCode.UNRECOVERABLE_POSITION)
         if recovery is not None and recovery.recovered and terms.delta is Delta.FRESH:
             settled = self._encoding(terms).settled
             self.node.hub.recode(channel, self.connection, settled)

@@ -23,6 +23,7 @@ from wirebell.options import (
     StreamOptions,
     UnidirectionalStreamOptions,
 )
+from wirebell.portable import Writers
 from wirebell.protocol import find_protobuf
 from wirebell.protocol.codec import Codec
 from wirebell.protocol.framing import (
@@ -35,7 +36,7 @@ from wirebell.protocol.framing import (
 from wirebell.protocol.json import JSON
 from wirebell.protocol.sse import EventIds, read_event_id, resume
 from wirebell.settings import Settings
-from wirebell.transports.http_stream import Headers, HTTPStream, Streams, Writers
+from wirebell.transports.http_stream import Headers, HTTPStream, Streams
 
 __all__ = (
     "SSE",
@@ -177,7 +178,7 @@ class Request:
             HandshakeError: 413 for a body that is longer; 408 for one that takes longer.
         """
         length = self.find_header(b"content-length")
-        if length is not None and length.isdigit() and int(length[:20]) > bytes_max:
+        if length is not None and length.isdecimal() and int(length[:20]) > bytes_max:
             raise HandshakeError(413, f"the body has more than {bytes_max} bytes")
         parts, size = [], 0
         try:

@@ -187,7 +187,7 @@ class DisconnectCode(IntEnum):
     INSUFFICIENT_STATE = 3010
     """A server-side subscription has a gap, or its list has changed: the client recovers."""
     FORCE_RECONNECT = 3011
-    """The server API sends the client elsewhere."""
+    """The client is to connect anew: by order, or because its handshake is wanted and is gone."""
     NO_PONG = 3012
     """A protocol client did not answer a ping."""
     TOO_MANY_REQUESTS = 3013

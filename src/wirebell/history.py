@@ -255,8 +255,10 @@ class HistoryLog:
             chosen = islice(publications, max(0, end - limit), max(0, end))
             kept = tuple(reversed(tuple(chosen)))
         else:
+            # A peer's offset may be larger than what `islice` takes.
             start = max(0, (since.offset if since is not None else 0) + 1 - first)
-            kept = tuple(islice(publications, start, start + limit))
+            start = min(start, len(publications))
+            kept = tuple(islice(publications, start, min(start + limit, len(publications))))
         return StreamSlice(kept, StreamPosition(stream.offset, stream.epoch))
 
     def top(self, channel: str, history: History, now: float) -> StreamPosition:

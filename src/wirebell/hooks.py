@@ -9,7 +9,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from pydantic_core import to_json
@@ -18,12 +18,19 @@ from starlette.requests import HTTPConnection
 from wirebell.errors import ConfigError, ErrorCode, ProtocolError
 from wirebell.model import Identity
 
-__all__ = ("Caller", "Hooks", "RPCHandler")
+__all__ = ("Caller", "HookDecorators", "Hooks", "RPCHandler")
 
 logger = logging.getLogger(__name__)
 
 RPCHandler = Callable[["Caller", Any], Any]
 """Takes the caller and the call's data, decoded from JSON; what it returns is the answer."""
+
+HookT = TypeVar("HookT", bound=Callable[..., Any])
+RPCHandlerT = TypeVar("RPCHandlerT", bound=RPCHandler)
+
+
+# What reading data of a client may raise: it may be no JSON, no UTF-8, or nested too deeply.
+UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +40,9 @@ class Caller:
     Attributes:
         client_id: The connection.
         user_id: Empty for somebody anonymous.
-        handshake: The request that opened the connection: headers, cookies, query, address.
+        handshake: The request that opened the connection: headers, cookies, query, address. Told
+            of an end, a function that was given after the client connected may see an empty one:
+            it is kept only where somebody may ask for it.
     """
 
     client_id: str
@@ -117,18 +126,18 @@ class Hooks:
             raise ProtocolError(ErrorCode.METHOD_NOT_FOUND)
         try:
             value = msgspec.json.decode(data) if data else None
-        except (msgspec.DecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             raise ProtocolError(ErrorCode.BAD_REQUEST) from error
         answer = await _finish(handler(caller, value))
         return b"" if answer is None else to_json(answer, inf_nan_mode="null")
 
     async def send(self, caller: Caller, data: bytes) -> bool:
-        """Hand over a message that has no answer; false when nobody takes it."""
+        """Hand over a message that has no answer; false when nobody takes it, or it is no JSON."""
         if self.on_send is None:
             return False
         try:
             value = msgspec.json.decode(data) if data else None
-        except (msgspec.DecodeError, RecursionError):
+        except UNREADABLE:
             return False
         await _finish(self.on_send(caller, value))
         return True
@@ -146,6 +155,86 @@ class Hooks:
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+
+class HookDecorators:
+    """How an application gives its functions; whoever is one has ``hooks``."""
+
+    hooks: Hooks
+
+    def on_connect(self, function: HookT) -> HookT:
+        """Have a function asked about each client that connects through `mount`; a decorator.
+
+        It takes a `wirebell.Caller`, plain or ``async``; raising `Denied` refuses the client.
+        """
+        self.hooks.on_connect.append(function)
+        return function
+
+    def on_disconnect(self, function: HookT) -> HookT:
+        """Have a function told of each client that has gone; takes a `wirebell.Caller`."""
+        self.hooks.on_disconnect.append(function)
+        return function
+
+    def on_subscribe(self, function: HookT) -> HookT:
+        """Have a function asked about each channel that a client asks for; a decorator.
+
+        It takes a `wirebell.Caller` and the channel, after whatever else decides about it; raising
+        `Denied` refuses it. Channels of a connection token, the personal one and those of
+        `subscribe` are not asked about: the server has decided.
+        """
+        self.hooks.on_subscribe.append(function)
+        return function
+
+    def on_unsubscribe(self, function: HookT) -> HookT:
+        """Have a function told of each subscription that ends before its connection.
+
+        It takes a `wirebell.Caller`, the channel, a code (0 at the client's wish) and a reason.
+        """
+        self.hooks.on_unsubscribe.append(function)
+        return function
+
+    def on_refresh(self, function: HookT) -> HookT:
+        """Have a function renew connections whose credentials have ended; a decorator.
+
+        It takes a `wirebell.Caller` and returns an `Identity` of the same user with a later
+        ``expires_at``, or ``None``: then the connection ends with 3005.
+
+        Raises:
+            ConfigError: There is such a function already.
+        """
+        if self.hooks.on_refresh is not None:
+            raise ConfigError("on_refresh has a function already")
+        self.hooks.on_refresh = function
+        return function
+
+    def on_message(self, function: HookT) -> HookT:
+        """Have a function take messages of clients that have no answer (``client.send``).
+
+        It takes a `wirebell.Caller` and the data, decoded from JSON.
+
+        Raises:
+            ConfigError: There is such a function already.
+        """
+        if self.hooks.on_send is not None:
+            raise ConfigError("on_message has a function already")
+        self.hooks.on_send = function
+        return function
+
+    def rpc(self, method: str) -> Callable[[RPCHandlerT], RPCHandlerT]:
+        """Have a function answer a remote procedure call of clients; a decorator.
+
+        It takes a `wirebell.Caller` and the data, decoded from JSON; what it returns is the
+        answer. Raising a `CommandError` answers with its code.
+
+        Raises:
+            ConfigError: The method has a function already.
+        """
+
+        def add(function: RPCHandlerT) -> RPCHandlerT:
+            self.hooks.add_rpc(method, function)
+            return function
+
+        return add
 
 
 async def _run(function: Callable[..., Any], *args: object) -> None:

@@ -108,13 +108,7 @@ class Hub:
         return is_first
 
     def recode(self, channel: str, subscriber: Subscriber, encoding: Encoding) -> None:
-        """Write a catching-up subscriber's items in another way from now on.
-
-        Args:
-            channel: Where.
-            subscriber: Who; not released yet.
-            encoding: How.
-        """
+        """Write items of a subscriber that is not released yet in another way from now on."""
         self.catching_up[channel][subscriber].encoding = encoding
         if encoding.uses_base:
             self.bases.setdefault(channel, None)
@@ -231,6 +225,9 @@ class Hub:
         if position is None:
             _discard(self.catching_up, channel, subscriber)
             self.live.setdefault(channel, {})[subscriber] = entry.encoding
+        elif _has_publication(held):
+            # What it has from now on is not the publication at its position.
+            entry.encoding = entry.encoding.restarted
         self.delivered_count += len(allowed)
         return frames
 
@@ -313,9 +310,14 @@ class Hub:
                     before[channel] = len(items)
         waiting = self.replies.get(subscriber)
         if waiting is None:
-            self.replies[subscriber] = [Reply(frames, before)]
+            self.replies[subscriber] = [Reply(frames, before, frames.byte_count)]
         else:
-            waiting.append(Reply(frames, before))
+            waiting.append(Reply(frames, before, waiting[-1].byte_count + frames.byte_count))
+
+    def reply_bytes(self, subscriber: Subscriber) -> int:
+        """Count what waits for the tick's end and is for one subscriber alone."""
+        waiting = self.replies.get(subscriber)
+        return 0 if waiting is None else waiting[-1].byte_count
 
     def take(self, subscriber: Subscriber) -> Frames | None:
         """Take out what waits for one subscriber that is about to be closed, in its order."""
@@ -481,6 +483,7 @@ class Hub:
             return
         run: Sequence[ChannelItem] = items[start:end]
         entry = self.catching_up.get(channel, {}).get(subscriber)
+        is_live = entry is None
         base = self._base(channel, items, start)
         if entry is None:
             encoding = self.live[channel][subscriber]
@@ -492,11 +495,14 @@ class Hub:
             run = [item for item in run if entry.is_new(item)]
             if base is not None and StreamPosition(base.offset, base.epoch) != entry.position:
                 base = None
-            # Only a publication proves that the channel has passed what history delivered.
-            if _has_publication(run):
+            is_live = entry.is_over(run)
+            if is_live:
                 _discard(self.catching_up, channel, subscriber)
                 self.live.setdefault(channel, {})[subscriber] = encoding
-        if encoding.uses_base and _has_publication(run):
+            else:
+                # What it has after a publication is not the one at its position.
+                entry.encoding = encoding.restarted if _has_publication(run) else encoding
+        if is_live and encoding.uses_base and _has_publication(run):
             # What leaves the subscriber out changes what the next patch can be made against.
             self.live[channel][subscriber] = _settle(encoding, run, subscriber)
         allowed = [item for item in run if not _is_excluded(item, subscriber)]

@@ -208,8 +208,9 @@ class Transport(Protocol):
 class Receiver(Protocol):
     """Is told what a peer sends, one call at a time, in order.
 
-    A call that returns an awaitable is not finished before that is done; the transport calls no
-    other method of the receiver meanwhile, except ``receive_eof``.
+    A call that returns an awaitable is not finished before that is done. Meanwhile the transport
+    hands over nothing else that the peer said; a stream, whose peer speaks by other requests, may
+    tell its end.
     """
 
     def receive_open(self) -> Awaitable[None] | None:
@@ -232,6 +233,13 @@ class Receiver(Protocol):
 
     def close(self, disconnect: Disconnect) -> None:
         """End the connection for what the transport found, in the receiver's own words."""
+
+    def receive_leave(self) -> None:
+        """Learn that the peer is gone while what it said before is still handled: leave now.
+
+        Called at most `wirebell.liveness.LEAVE_SECONDS` after the peer left, once or twice. What
+        else it said may follow, and then ``receive_eof``.
+        """
 
     def receive_eof(self) -> Awaitable[None] | None:
         """Learn that the peer is gone; called once, last."""

@@ -37,11 +37,11 @@ from wirebell.options import (
     TransportOptions,
     UnidirectionalWebSocketOptions,
 )
+from wirebell.portable import Writers
 from wirebell.protocol import find_protobuf
 from wirebell.protocol.codec import Codec
 from wirebell.protocol.json import JSON
 from wirebell.settings import Settings
-from wirebell.transports.asgi_websocket import Writers
 from wirebell.transports.bidirectional import BidirectionalReceiver
 from wirebell.transports.emulation import Sessions
 from wirebell.transports.http_stream import HTTPStream, Streams

@@ -14,12 +14,17 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
-__all__ = ("Peer", "PingRing")
+__all__ = ("LEAVE_SECONDS", "Peer", "PingRing")
 
 # A step is a hundredth of the interval: 10,000 peers are 100 pings at a time, under 2 ms of work.
 SLOTS_MAX = 100
 # Shorter steps would wake the process more often than its clock is exact.
 STEP_SECONDS_MIN = 0.05
+
+LEAVE_SECONDS = 1.0
+"""How long a peer that is gone may stay in its channels, because what it said before is still being
+handled. Handlers mostly take milliseconds, and may ask what it is subscribed to; that presence is
+right within two seconds is what others count on."""
 
 
 class Peer(Protocol):

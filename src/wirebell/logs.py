@@ -16,9 +16,11 @@ import structlog
 __all__ = ("Redact", "create_formatter", "log_config", "redact_servers")
 
 # Values of query parameters that open something, and of those whose name is written in a way that
-# hides it (``tick%65t=``). Servers log the path with its query.
+# hides it (``tick%65t=``). Servers log the path with its query. In ``cf_connect=`` a client's first
+# command has its token in the middle of JSON, which may come with its quotes as they are.
 SECRET = re.compile(
-    r"((?:ticket|token|access_token|api_key|key)=|[?&][^=&\s\"']*%[^=&\s\"']*=)[^&\s\"']+",
+    r"(cf_connect=)[^&\s]*[^&\s\"']"
+    r"|((?:ticket|token|access_token|api_key|key)=|[?&][^=&\s\"']*%[^=&\s\"']*=)[^&\s\"']+",
     re.IGNORECASE,
 )
 
@@ -38,7 +40,7 @@ class Redact(logging.Filter):
 
 def _redact(value: Any) -> Any:
     """Hide secrets in a text; leave what is none."""
-    return SECRET.sub(r"\1[hidden]", value) if isinstance(value, str) else value
+    return SECRET.sub(r"\1\2[hidden]", value) if isinstance(value, str) else value
 
 
 def redact_servers() -> None:

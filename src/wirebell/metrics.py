@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from wirebell.admission import Limit
 from wirebell.model import Overflow
 from wirebell.node import Node
-from wirebell.transports.process import PROCESS
+from wirebell.process import PROCESS
 
 __all__ = ("NodeCollector", "render_metrics")
 

@@ -358,7 +358,8 @@ class ChannelOptions(msgspec.Struct, frozen=True):
         delta_publish: Every publication may travel as a patch.
         allow_tags_filter: A client may filter by tags.
         publication_format: What may be published.
-        channel_regex: What a name must match, without its namespace; empty for anything.
+        channel_regex: What a name must match, without its namespace, in RE2's syntax; empty for
+            anything.
         permissions: What peers may do without a token.
     """
 

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import os
 import platform
+import sys
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -27,8 +28,11 @@ from wirebell.errors import (
     ConnectionClosed,
     Disconnect,
     DisconnectCode,
+    ErrorCode,
     LimitExceeded,
     NotRunning,
+    ProtocolError,
+    create_disconnect,
 )
 from wirebell.following import Following
 from wirebell.history import Recovery, recover, recover_cache
@@ -149,7 +153,10 @@ class Node:
     async def aclose(self) -> None:
         """Close what is connected, finish what was begun, stop the broker; idempotent."""
         for connection in list(self.connections.values()):
-            self.close(connection, Disconnect(DisconnectCode.SERVICE_RESTART, "shutting down"))
+            if connection.control is not None:
+                connection.control.close(create_disconnect(DisconnectCode.SHUTDOWN))
+            else:
+                self.close(connection, Disconnect(DisconnectCode.SERVICE_RESTART, "shutting down"))
             self.disconnect(connection)
         if self.tasks:
             await asyncio.wait(self.tasks, timeout=self.settings.close_timeout_seconds)
@@ -187,6 +194,8 @@ class Node:
             LimitExceeded: A limit of how many was reached.
         """
         self._check_refusal(self.admission.admit(address, self._loop().time()))
+        # Thousands of links may come from one proxy.
+        address = sys.intern(address)
         connection = Connection(str(uuid.uuid4()), address, encoding, transport, control)
         self.connections[connection.client_id] = connection
         self.statistics.connected_count += 1
@@ -267,7 +276,9 @@ class Node:
                 character that cannot be printed.
         """
         if not channel or not channel.isprintable():
-            raise BadRequest(f"a channel's name is 1 or more printable characters, got {channel!r}")
+            raise BadRequest(
+                f"a channel's name is 1 or more printable characters, got {channel!r:.80}"
+            )
         size = len(channel.encode())
         if size > self.settings.channel_bytes_max:
             raise BadRequest(
@@ -282,6 +293,7 @@ class Node:
         subscription: Subscription | None = None,
         since: StreamPosition | None = None,
         mode: RecoveryMode = RecoveryMode.STREAM,
+        must_recover: bool = False,
         hold: bool = False,
     ) -> Subscribed:
         """Subscribe a connection. What is published after this returned is delivered.
@@ -292,12 +304,14 @@ class Node:
             subscription: How; ``None`` does all that the channel's options offer.
             since: The position that the client saw last; it then gets what it missed.
             mode: What it gets then.
+            must_recover: Refuse it when ``since`` is given and it cannot get what it missed.
             hold: Deliver nothing before `release` is called, because an answer has to go first.
                 A positioned subscription always waits for `release`.
 
         Raises:
             BadRequest: The name is out of bounds, or the connection is already subscribed.
             LimitExceeded: The connection has ``channels_per_connection_max`` channels.
+            ProtocolError: ``UNRECOVERABLE_POSITION``, for ``must_recover``; nobody heard of it.
             ConnectionClosed: The connection ended meanwhile.
             BrokerUnavailable: The broker does not answer; the connection is not subscribed.
         """
@@ -320,13 +334,15 @@ class Node:
                 await self.following.follow(channel)
             subscribed = Subscribed()
             if subscription.is_positioned:
-                subscribed = await self._catch_up(channel, options, since, mode)
+                subscribed = await self._catch_up(channel, options, since, mode, must_recover)
             if subscription.has_presence or subscription.has_join_leave:
                 await self.leases.enter(connection, channel, subscription)
             if connection.is_closed:
                 raise ConnectionClosed(Disconnect(DisconnectCode.GOING_AWAY, "connection ended"))
         except BaseException:
-            self.unsubscribe(connection, channel)
+            # Another may have come in its place meanwhile.
+            if connection.channels.get(channel) is subscription:
+                self.unsubscribe(connection, channel)
             raise
         return subscribed
 
@@ -372,7 +388,7 @@ class Node:
         if self.hub.unsubscribe(channel, connection):
             self.spawn(self.following.follow(channel))
         if subscription.is_present or subscription.is_announced:
-            self.spawn(self.leases.leave(info, channel, subscription))
+            self.leases.begin_leave(info, channel, subscription)
         return True
 
     async def publish(
@@ -505,7 +521,7 @@ class Node:
         """Cut a slow consumer; it recovers from the log."""
         if connection.is_closed:
             return
-        self.close(connection, Disconnect(DisconnectCode.SLOW, "slow consumer"))
+        self.close(connection, create_disconnect(DisconnectCode.SLOW))
         # It leaves its channels now: its buffer must not be offered any more.
         self.disconnect(connection)
 
@@ -515,6 +531,7 @@ class Node:
         options: ChannelOptions,
         since: StreamPosition | None,
         mode: RecoveryMode,
+        must_recover: bool,  # noqa: FBT001 - as `subscribe` has it
     ) -> Subscribed:
         """Read the position, and what a client that was away has missed."""
         if options.history is None:
@@ -536,8 +553,12 @@ class Node:
         if since is None:
             return Subscribed(position=part.top)
         if mode is RecoveryMode.CACHE:
-            return Subscribed(part.top, recover_cache(part.publications, part.top, since))
-        return Subscribed(part.top, recover(part.publications, part.top, since, limit=limit))
+            recovery = recover_cache(part.publications, part.top, since)
+        else:
+            recovery = recover(part.publications, part.top, since, limit=limit)
+        if must_recover and not recovery.recovered:
+            raise ProtocolError(ErrorCode.UNRECOVERABLE_POSITION)
+        return Subscribed(part.top, recovery)
 
     def _ping(self) -> None:
         """Ping those whose turn it is."""
@@ -546,9 +567,10 @@ class Node:
         self.pings.step()
 
     def _refresh_presence(self) -> None:
-        """Renew the leases of everybody who is connected here."""
+        """Renew the leases of everybody who is connected here, unless that still runs."""
         self.schedule(self.settings.presence_refresh_seconds, self._refresh_presence)
-        self.spawn(self.leases.renew(list(self.connections.values())))
+        if not self.leases.is_renewing:
+            self.spawn(self.leases.renew(list(self.connections.values())))
 
     def _check_positions(self) -> None:
         """Look for what the broker lost on its way here, unless the last look still runs."""

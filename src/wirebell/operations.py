@@ -160,11 +160,11 @@ class Operations(UserOperations):
         size, most = len(publication.data), node.settings.publication_bytes_max
         if size > most:
             raise BadRequest(f"a publication has at most {most} bytes, got {size}")
-        node.statistics.published_count += 1
         options = node.options_for(channel)
         published = node.broker.publish(channel, publication, options, how)
         if not isinstance(published, Published):
             published = await published
+        node.statistics.published_count += 1
         return published.position
 
     # Channels

@@ -218,7 +218,7 @@ class ClientOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EndpointOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Paths that operators ask, below the mount's path; an empty one is not served.
+    """What is served besides, below the mount's path; an empty path is not served.
 
     Attributes:
         health: Answers while the process lives.
@@ -226,6 +226,7 @@ class EndpointOptions(msgspec.Struct, frozen=True, kw_only=True):
         metrics: Prometheus' text format, of all workers together.
         swagger: The server API described for people.
         init: ``GET`` answers ``{}``: a first request that sets a balancer's cookie.
+        browser: The folder of the client for browsers: a page imports ``index.js`` from there.
     """
 
     health: str = ""
@@ -233,3 +234,4 @@ class EndpointOptions(msgspec.Struct, frozen=True, kw_only=True):
     metrics: str = ""
     swagger: str = ""
     init: str = ""
+    browser: str = ""

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from fastapi import FastAPI, Request, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import HTTPConnection
 
@@ -132,19 +133,22 @@ def _scope(connection: HTTPConnection, path: str) -> MutableMapping[str, Any]:
 
 
 def _keep_answer(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a function so that its answer is kept as the object it is."""
-    if inspect.iscoroutinefunction(function):
+    """Wrap a function so that its answer is kept as the object it is.
 
-        @functools.wraps(function)
-        async def ask_async(*args: object, **kwargs: object) -> Response:
-            _answers.get().append(await function(*args, **kwargs))
-            return Response(status_code=204)
-
-        return ask_async
+    As with FastAPI's own, a plain function runs in a thread. What it returns may have to be waited
+    for, because a decorator or a class stands before an ``async`` one.
+    """
+    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        type(function).__call__
+    )
 
     @functools.wraps(function)
-    def ask(*args: object, **kwargs: object) -> Response:
-        _answers.get().append(function(*args, **kwargs))
+    async def ask(*args: object, **kwargs: object) -> Response:
+        if is_async:
+            answer = function(*args, **kwargs)
+        else:
+            answer = await run_in_threadpool(function, *args, **kwargs)
+        _answers.get().append(await answer if inspect.isawaitable(answer) else answer)
         return Response(status_code=204)
 
     return ask
@@ -162,4 +166,5 @@ def _detail(sent: list[MutableMapping[str, Any]]) -> str:
         detail = json.loads(body)["detail"]
     except (ValueError, KeyError, TypeError):
         return "not allowed"
-    return detail if isinstance(detail, str) else "not allowed"
+    # Never empty: clients need a message with each error.
+    return detail if isinstance(detail, str) and detail else "not allowed"

@@ -131,17 +131,23 @@ def create_options(
 
 
 def check_tags(tags: Mapping[str, str] | None) -> Mapping[str, str] | None:
-    """Let tags pass that are not too many; none at all are ``None``.
+    """Let tags pass that are words and not too many; none at all are ``None``.
+
+    Returns:
+        A copy: a publication is encoded later, and kept, whatever becomes of the caller's.
 
     Raises:
-        BadRequest: They are.
+        BadRequest: They are too many, or one is no text that UTF-8 can hold.
     """
     if not tags:
         return None
-    size = sum(len(key.encode()) + len(value.encode()) for key, value in tags.items())
+    try:
+        size = sum(len(key.encode()) + len(value.encode()) for key, value in tags.items())
+    except (AttributeError, UnicodeEncodeError) as error:
+        raise BadRequest(f"tags are text by text: {error}") from error
     if size > TAGS_BYTES_MAX:
         raise BadRequest(f"tags have at most {TAGS_BYTES_MAX} bytes together, got {size}")
-    return tags
+    return dict(tags)
 
 
 def check_size(what: str, text: str, most: int) -> None:

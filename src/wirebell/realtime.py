@@ -13,7 +13,8 @@ from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket, WebSocketState
 
 from wirebell.admission import Limit
-from wirebell.authorization import Authority, Authorizer
+from wirebell.authority import Authority
+from wirebell.authorization import Authorizer
 from wirebell.brokers import create_broker
 from wirebell.carriers import create_carrier, create_portable
 from wirebell.channels import (
@@ -23,12 +24,13 @@ from wirebell.channels import (
     create_options,
 )
 from wirebell.errors import (
+    ConfigError,
     Disconnect,
     DisconnectCode,
     NotRunning,
     WirebellError,
 )
-from wirebell.hooks import Hooks, RPCHandler
+from wirebell.hooks import HookDecorators, Hooks
 from wirebell.http_api import create_api_router
 from wirebell.jwks import KeySets
 from wirebell.live import Live, OriginPolicy
@@ -44,10 +46,12 @@ from wirebell.options import (
     TransportOptions,
 )
 from wirebell.permissions import PermissionApp
-from wirebell.routes import LiveRoute, create_router
+from wirebell.portable import Writers
+from wirebell.publishing import PublishKeywords
+from wirebell.routes import BrowserClient, LiveRoute, create_router
 from wirebell.settings import Settings
 from wirebell.tokens import KeyLocation, TokenKeys, TokenVerifier
-from wirebell.transports.asgi_websocket import ASGIWebSocket, Writers
+from wirebell.transports.asgi_websocket import ASGIWebSocket
 from wirebell.transports.engine_websocket import EngineWebSocket
 from wirebell.transports.plain import (
     CloseHandler,
@@ -68,11 +72,9 @@ AUTHENTICATE = "authenticate"
 
 SendsT = TypeVar("SendsT")
 Authenticator = TypeVar("Authenticator", bound=Callable[..., Any])
-HookT = TypeVar("HookT", bound=Callable[..., Any])
-RPCHandlerT = TypeVar("RPCHandlerT", bound=RPCHandler)
 
 
-class Realtime(Operations):
+class Realtime(Operations, HookDecorators):
     """Real-time channels in a FastAPI application.
 
     Create one per application, pass its ``lifespan`` to FastAPI, and publish from anywhere::
@@ -121,7 +123,7 @@ class Realtime(Operations):
         is_standalone: bool = False,
     ) -> None:
         self.settings = settings if settings is not None else Settings()
-        self.registry = ChannelRegistry()
+        self.registry = ChannelRegistry(name_bytes_max=self.settings.channel_bytes_max)
         self.permissions = PermissionApp()
         self.hooks = Hooks()
         self.api = api
@@ -216,30 +218,38 @@ class Realtime(Operations):
 
         ``{path}/connection/websocket`` and the other transports are the client protocol, so that
         its SDKs connect (protocol document, sections 1.2, 1.10 and 1.11), ``{path}/api`` is the
-        server API where there is a key for it, and ``{path}/health``, ``{path}/ready`` and
-        ``{path}/metrics`` are for operators.
+        server API where there is a key for it, ``{path}/browser/index.js`` is the client for
+        browsers, and ``{path}/health``, ``{path}/ready`` and ``{path}/metrics`` are for operators.
 
         Args:
             app: The application.
             path: Where; begins with a slash, ends without. Empty is the application's root.
             metrics: Answer ``{path}/metrics`` to whoever asks. Switch it off where the path is
                 public, and register `wirebell.metrics.NodeCollector` where it is not.
-            endpoints: What operators are served, and where; ``None`` is all of the above.
+            endpoints: What else is served, and where; ``None`` is the client for browsers and all
+                of what operators ask.
 
         Raises:
-            ValueError: ``path`` is not like that.
+            ValueError: ``path`` is not like that, or the server API's is not.
         """
-        if path and (not path.startswith("/") or path.endswith("/")):
-            raise ValueError(f"path begins with a slash and ends without, got {path!r}")
+        if path:
+            _check_path("path", path)
         if endpoints is None:
             endpoints = EndpointOptions(
-                health="/health", ready="/ready", metrics="/metrics" if metrics else ""
+                health="/health",
+                ready="/ready",
+                metrics="/metrics" if metrics else "",
+                browser="/browser",
             )
         app.include_router(create_router(self.node, endpoints), prefix=path)
-        if self.api is not None and self.api.enabled:
-            app.include_router(create_api_router(self, self.api), prefix=path + self.api.path)
         for below, application in self.live.applications().items():
             app.router.routes.append(LiveRoute(path + below, application))
+        if endpoints.browser:
+            app.mount(path + endpoints.browser, BrowserClient())
+        # Last: it answers everything below its path.
+        if self.api is not None and self.api.enabled:
+            _check_path("the path of the server API", self.api.path)
+            app.include_router(create_api_router(self, self.api), prefix=path + self.api.path)
 
     # Channels
 
@@ -273,8 +283,8 @@ class Realtime(Operations):
                 the rest. The first declaration that matches a name decides.
             sends: What is published: a Pydantic model or any type Pydantic knows, checked at
                 ``publish``; ``None`` takes everything that is text or JSON.
-            public: Anybody may subscribe through `mount`. Otherwise ``authorize`` decides, and
-                without it nobody may. `attach` asks neither: there the endpoint has decided.
+            public: Anybody may subscribe through `mount`, unless ``authorize`` decides; without
+                either nobody may. `attach` asks neither: there the endpoint has decided.
             **options: What is kept, announced and allowed, by the names of
                 `wirebell.ChannelOptions` and `wirebell.ChannelPermissions`. Two of them bring
                 others along, unless those are given. With ``history``, subscribers may read it
@@ -291,7 +301,12 @@ class Realtime(Operations):
         return declaration
 
     def publish_from_thread(
-        self, channel: str, data: object, *, timeout_seconds: float = 5.0
+        self,
+        channel: str,
+        data: object,
+        *,
+        timeout_seconds: float = 5.0,
+        **how: Unpack[PublishKeywords],
     ) -> StreamPosition:
         """Publish from a thread that is not the event loop's, as a sync endpoint runs in one.
 
@@ -299,6 +314,7 @@ class Realtime(Operations):
             channel: As for `publish`.
             data: As for `publish`.
             timeout_seconds: How long to wait for the position.
+            **how: As for `publish`.
 
         Raises:
             TimeoutError: No answer in time; the publication may still happen.
@@ -314,7 +330,7 @@ class Realtime(Operations):
             here = None
         if here is loop:
             raise RuntimeError("on the event loop use 'await rt.publish(...)'")
-        future = asyncio.run_coroutine_threadsafe(self.publish(channel, data), loop)
+        future = asyncio.run_coroutine_threadsafe(self.publish(channel, data, **how), loop)
         return future.result(timeout_seconds)
 
     # Connections
@@ -325,72 +341,15 @@ class Realtime(Operations):
         The function is an ordinary FastAPI dependency that returns an `Identity`. It sees the
         handshake's headers and cookies; raising `Denied` or an ``HTTPException`` keeps the peer
         out. Without it everybody is anonymous.
+
+        Raises:
+            ConfigError: There is such a function already.
         """
+        if self.authority.identify is not None:
+            raise ConfigError("authenticate has a function already")
         self.authority.identify = self._identify
         self.permissions.add(AUTHENTICATE, (), function)
         return function
-
-    def on_connect(self, function: HookT) -> HookT:
-        """Have a function asked about each client that connects through `mount`; a decorator.
-
-        It takes a `wirebell.Caller`, plain or ``async``; raising `Denied` refuses the client.
-        """
-        self.hooks.on_connect.append(function)
-        return function
-
-    def on_disconnect(self, function: HookT) -> HookT:
-        """Have a function told of each client that has gone; takes a `wirebell.Caller`."""
-        self.hooks.on_disconnect.append(function)
-        return function
-
-    def on_subscribe(self, function: HookT) -> HookT:
-        """Have a function asked about each subscription; takes a `wirebell.Caller` and a channel.
-
-        Raising `Denied` refuses it.
-        """
-        self.hooks.on_subscribe.append(function)
-        return function
-
-    def on_unsubscribe(self, function: HookT) -> HookT:
-        """Have a function told of each subscription that ends before its connection.
-
-        It takes a `wirebell.Caller`, the channel, a code (0 at the client's wish) and a reason.
-        """
-        self.hooks.on_unsubscribe.append(function)
-        return function
-
-    def on_refresh(self, function: HookT) -> HookT:
-        """Have a function renew connections whose credentials have ended; a decorator.
-
-        It takes a `wirebell.Caller` and returns an `Identity` of the same user with a later
-        ``expires_at``, or ``None``: then the connection ends with 3005.
-        """
-        self.hooks.on_refresh = function
-        return function
-
-    def on_message(self, function: HookT) -> HookT:
-        """Have a function take messages of clients that have no answer (``client.send``).
-
-        It takes a `wirebell.Caller` and the data, decoded from JSON.
-        """
-        self.hooks.on_send = function
-        return function
-
-    def rpc(self, method: str) -> Callable[[RPCHandlerT], RPCHandlerT]:
-        """Have a function answer a remote procedure call of clients; a decorator.
-
-        It takes a `wirebell.Caller` and the data, decoded from JSON; what it returns is the
-        answer. Raising a `CommandError` answers with its code.
-
-        Raises:
-            ConfigError: The method has a function already.
-        """
-
-        def add(function: RPCHandlerT) -> RPCHandlerT:
-            self.hooks.add_rpc(method, function)
-            return function
-
-        return add
 
     async def attach(
         self,
@@ -554,6 +513,12 @@ class Realtime(Operations):
         if self.key_sets is None:
             self.key_sets = KeySets(allow_http=self.is_standalone)
         return await self.key_sets.find(location)
+
+
+def _check_path(what: str, path: str) -> None:
+    """Refuse a path that no route could have."""
+    if not path.startswith("/") or path.endswith("/"):
+        raise ValueError(f"{what} begins with a slash and ends without, got {path!r}")
 
 
 def _create_namespaces(

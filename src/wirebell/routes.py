@@ -1,6 +1,8 @@
-"""The routes of `wirebell.Realtime.mount`: the live connections, and what operators ask."""
+"""The routes of `wirebell.Realtime.mount`: live connections, what operators and pages ask."""
 
 from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -8,12 +10,13 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette._utils import get_route_path
 from starlette.datastructures import URLPath
 from starlette.routing import BaseRoute, Match, NoMatchFound
+from starlette.staticfiles import StaticFiles
 
 from wirebell.metrics import render_metrics
 from wirebell.node import Node
 from wirebell.options import EndpointOptions
 
-__all__ = ("LiveRoute", "create_router")
+__all__ = ("BrowserClient", "LiveRoute", "create_router")
 
 
 class LiveRoute(BaseRoute):
@@ -41,6 +44,30 @@ class LiveRoute(BaseRoute):
     async def handle(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve a request or a WebSocket."""
         await self.application(scope, receive, send)
+
+
+class BrowserClient(StaticFiles):
+    """The modules of the client for browsers.
+
+    Browsers ask each time whether a module is still current: one that kept some of them for a
+    while would join modules of two versions.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(directory=_find_browser_client(), check_dir=False)
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """Answer with a file, or that it is still current."""
+        response = super().file_response(*args, **kwargs)
+        response.headers["cache-control"] = "no-cache"
+        return response
+
+
+def _find_browser_client() -> Path:
+    """Return the folder of the browser client: in the package, or beside ``src`` in a checkout."""
+    package = Path(str(files("wirebell")))
+    installed = package / "browser"
+    return installed if installed.is_dir() else package.parents[1] / "clients" / "browser"
 
 
 def create_router(node: Callable[[], Node], endpoints: EndpointOptions) -> APIRouter:

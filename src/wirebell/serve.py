@@ -1,6 +1,7 @@
 """What ``wirebell serve`` serves, and as what; `wirebell.server` has the machinery."""
 
 import logging
+import math
 import os
 import shutil
 import signal
@@ -26,6 +27,7 @@ from wirebell.listening import create_tls_context, listen, wait_answer
 from wirebell.logs import log_config
 from wirebell.metrics import NodeCollector
 from wirebell.options import EndpointOptions
+from wirebell.process import PROCESS
 from wirebell.realtime import Realtime
 from wirebell.routes import LiveRoute
 from wirebell.server import (
@@ -34,7 +36,6 @@ from wirebell.server import (
     raise_file_limit,
     serve,
 )
-from wirebell.transports.process import PROCESS
 from wirebell.worker_metrics import WorkerMetrics
 
 __all__ = ("create_app", "run")
@@ -101,8 +102,9 @@ def create_app(configuration: ServeConfiguration, metrics_folder: Path | None = 
             else None
         ),
     )
-    mount(rt, app)
+    # First: the server API answers everything below its path.
     _add_endpoints(app, rt, metrics, configuration)
+    mount(rt, app)
     return app
 
 
@@ -189,6 +191,9 @@ def run(configuration: ServeConfiguration) -> None:
     settings, server = configuration.settings, configuration.server
     # A worker would find out too, and the parent start it again and again.
     create_broker(settings)
+    if server.log_file:
+        # Logging would only say that a handler cannot be configured.
+        Path(server.log_file).open("a").close()
     # Uvicorn ends by raising the signal that it was told to end by. By default that would end the
     # process on the spot, before anything is taken away.
     signal.signal(signal.SIGTERM, _exit)
@@ -229,12 +234,19 @@ def create_config(configuration: ServeConfiguration, folder: Path | None) -> uvi
         ws_max_size=settings.message_bytes_max,
         ws_ping_interval=settings.ping_interval_seconds,
         ws_ping_timeout=settings.pong_timeout_seconds,
-        timeout_graceful_shutdown=compute_drain_seconds(settings),
+        timeout_graceful_shutdown=_compute_end_seconds(configuration),
         timeout_worker_healthcheck=int(ANSWER_SECONDS_MAX),
         ssl_context_factory=(
             partial(create_tls_context, server.tls) if server.tls is not None else None
         ),
     )
+
+
+def _compute_end_seconds(configuration: ServeConfiguration) -> int:
+    """Compute how long a process may take to end, within what it was told."""
+    seconds = compute_drain_seconds(configuration.settings)
+    most = configuration.server.shutdown_seconds
+    return min(seconds, math.ceil(most)) if most else seconds
 
 
 def _log_config(configuration: ServeConfiguration) -> dict[str, Any]:

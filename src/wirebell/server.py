@@ -22,7 +22,7 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
-from wirebell.transports.process import (
+from wirebell.process import (
     ACCEPT_BURST,
     PROCESS,
     Descriptors,

@@ -24,7 +24,10 @@ class Settings(BaseSettings):
             bound.
     """
 
-    model_config = SettingsConfigDict(env_prefix="WIREBELL_", extra="ignore", frozen=True)
+    # No bound is infinite: a process could not say when it ends.
+    model_config = SettingsConfigDict(
+        env_prefix="WIREBELL_", extra="ignore", frozen=True, allow_inf_nan=False
+    )
 
     broker_url: str = "memory://"
     """Where publications cross processes. ``memory://`` stays inside one process."""

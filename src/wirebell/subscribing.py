@@ -37,6 +37,9 @@ __all__ = ("REJECT_UNRECOVERED", "Terms", "agree", "create_encoding", "describe"
 REJECT_UNRECOVERED = 2
 """Bit of ``subscribe.flag``: an unrecoverable position is an error, not ``recovered: false``."""
 
+TTL_SECONDS_MAX = 2**32 - 1
+"""Longest life that a result can tell (section 1.4: uint32); a token may outlive it."""
+
 # Types of subscription that are known, and not served: maps, and shared poll (section 1.4).
 MAP_TYPES = frozenset((1, 2, 3))
 SHARED_POLL_TYPE = 4
@@ -159,7 +162,7 @@ def describe(
         recovery: What it missed; ``None`` when it did not ask.
         grant: As for `agree`.
         codec: The client's, for patches.
-        ttl_seconds: Until the subscription ends; counts where the grant has an end.
+        ttl_seconds: Until the subscription ends, 0 or more; counts where the grant has an end.
     """
     publications = recovery.publications if recovery is not None else ()
     if terms.filter is not None:
@@ -172,11 +175,11 @@ def describe(
     has_delta = terms.delta is not Delta.NONE
     return SubscribeResult(
         expires=grant.expires_at is not None,
-        ttl=ttl_seconds if grant.expires_at is not None else 0,
+        ttl=min(ttl_seconds, TTL_SECONDS_MAX) if grant.expires_at is not None else 0,
         recoverable=terms.is_recoverable,
         epoch=position.epoch if position is not None else "",
         publications=publications,
-        patches=find_patches(codec, publications) if has_delta else (),
+        patches=find_patches(codec, publications) if terms.delta is Delta.FRESH else (),
         recovered=recovered,
         offset=offset,
         positioned=terms.is_positioned,

@@ -158,17 +158,30 @@ def publish(url: str, key: str, channel: str, data: Any) -> dict[str, Any]:
         with urllib.request.urlopen(request, timeout=ANSWER_SECONDS_MAX) as response:  # noqa: S310
             answer = json.loads(response.read(ANSWER_BYTES_MAX))
     except urllib.error.HTTPError as error:
-        hint = ": the API key is missing or wrong" if error.code == 401 else ""
+        hint = ": the API key is missing or wrong" if error.code == 401 else _read_reason(error)
         raise WirebellError(f"{url} answered {error.code}{hint}") from error
     except (OSError, http.client.HTTPException) as error:
         raise WirebellError(f"{url} cannot be reached: {error}") from error
     except ValueError as error:
         raise WirebellError(f"{url} answered no JSON: is that a Wirebell?") from error
-    if "error" in answer:
-        error_ = answer["error"]
-        raise WirebellError(f"{error_.get('message')} ({error_.get('code')})")
-    result: dict[str, Any] = answer.get("result", {})
+    if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
+        refusal = answer["error"]
+        raise WirebellError(f"{refusal.get('message')} ({refusal.get('code')})")
+    if not isinstance(answer, dict) or not isinstance(answer.get("result"), dict):
+        raise WirebellError(f"{url} answered something else: is that a Wirebell?")
+    result: dict[str, Any] = answer["result"]
     return result
+
+
+def _read_reason(error: urllib.error.HTTPError) -> str:
+    """Read why a server refused that tells errors by the status too (section 1.14)."""
+    try:
+        refusal = json.loads(error.read(ANSWER_BYTES_MAX))
+    except (OSError, http.client.HTTPException, ValueError):
+        return ""
+    if not isinstance(refusal, dict) or "message" not in refusal:
+        return ""
+    return f": {refusal['message']} ({refusal.get('code')})"
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ Pure: it calls ``write`` of a subscriber's transport and nothing else of the wor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -63,6 +63,13 @@ class CatchUp:
             return True
         return item.offset > position.offset
 
+    def is_over(self, items: Iterable[ChannelItem]) -> bool:
+        """Tell whether new items show that the channel has passed what history delivered.
+
+        Only a publication with a place in the stream does.
+        """
+        return any(isinstance(item, Publication) and item.offset for item in items)
+
 
 class Reply(msgspec.Struct, frozen=True, eq=False, gc=False):
     """What one subscriber alone is sent.
@@ -71,10 +78,12 @@ class Reply(msgspec.Struct, frozen=True, eq=False, gc=False):
         frames: The messages.
         before: Channel → how many of this tick's items come before them; those that have none
             are left out.
+        byte_count: Of this one and of those before it in the tick.
     """
 
     frames: Frames
     before: dict[str, int]
+    byte_count: int
 
 
 class Tick:

@@ -10,6 +10,7 @@ It knows no HTTP, no framework and no transport. Source: protocol document, sect
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Collection, Iterable, Mapping
 from heapq import nsmallest
@@ -214,7 +215,8 @@ class UserOperations:
                 ) from answer
             if isinstance(answer, BaseException):
                 raise answer
-        return len(clients)
+        # Some may have left meanwhile.
+        return sum(client.is_subscribed(channel) for client in clients)
 
     async def unsubscribe(
         self,
@@ -494,4 +496,4 @@ def _resident_bytes() -> int:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except (OSError, ValueError, IndexError):
         return 0
-    return pages * 4096
+    return pages * os.sysconf("SC_PAGE_SIZE")

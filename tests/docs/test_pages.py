@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import tomllib
 from importlib.util import module_from_spec, spec_from_file_location
@@ -13,6 +14,7 @@ import pytest
 from playwright.async_api import async_playwright
 
 from tests import servers
+from tests.e2e.sdk.missing import fail_missing
 from wirebell import DisconnectCode, Realtime, Settings
 from wirebell.metrics import render_metrics
 
@@ -121,11 +123,12 @@ async def test_the_readmes_example_works_in_a_browser(
     (tmp_path / "readme_app.py").write_text(blocks(ROOT / "README.md", "python")[0])
     script = blocks(ROOT / "README.md", "javascript")[0]
     kind = "uvicorn-websockets-sansio"
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        fail_missing("chromium")
     with servers.serve("readme_app:app", kind, path="/openapi.json") as server:
         async with async_playwright() as driver:
-            browser = await driver.chromium.launch(
-                executable_path="/usr/bin/chromium", args=["--no-sandbox"]
-            )
+            browser = await driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             page = await browser.new_page()
             await page.goto(f"http://localhost:{server.port}/openapi.json")
             async with page.expect_console_message(

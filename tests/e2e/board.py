@@ -69,6 +69,10 @@ class Board:
         pattern = re.compile(rf"^({'|'.join(labels)})$")
         expect(self.page.locator("#connection-label")).to_have_text(pattern, timeout=WAIT_MS)
 
+    def retry_now(self) -> None:
+        """Have the page try now; it may have come back by itself, and hidden the button."""
+        self.page.locator("#connection-retry").dispatch_event("click")
+
     def add_task(self, title: str, description: str = "") -> None:
         """Add a task by the form."""
         self.page.get_by_label("Task title").fill(title)

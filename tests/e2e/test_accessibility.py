@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tests.e2e.conftest import OpenAPI, OpenBoard
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(40)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 
 PHONE: ViewportSize = {"width": 360, "height": 740}
 WIDE: ViewportSize = {"width": 1440, "height": 900}

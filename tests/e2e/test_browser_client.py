@@ -97,12 +97,35 @@ def test_units_pass_in_node() -> None:
     assert 0 == done.returncode, done.stdout[-8_000:]
 
 
-def test_types_are_strict(typescript: Path) -> None:
-    """`tsc --checkJs --strict` accepts the client, and the demo's page that uses it."""
-    command = [find_program("node"), str(typescript), "-p", str(CLIENTS)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+def read_documented_page() -> tuple[int, str]:
+    """Return how many blocks `docs/browser-client.md` has, and all of them as one module."""
+    text = (CLIENTS.parent / "docs" / "browser-client.md").read_text()
+    blocks = re.findall(r"^```js\n(.*?)^```$", text, re.M | re.S)
+    source = "\n".join(blocks).replace("/realtime/browser/", f"{CLIENTS}/browser/")
+    given = (
+        "/** @type {(...shown: unknown[]) => void} */\nconst show = console.log;\n"
+        "const loadEverything = () => undefined;\n"
+    )
+    return len(blocks), given + source + "\nshow(answer, elsewhere, mine, alone);\n"
 
-    assert "" == done.stdout + done.stderr
+
+@pytest.fixture(scope="module")
+def complaints(typescript: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Check the client, the demo's page and the page of the docs: lines that name a file first."""
+    folder = tmp_path_factory.mktemp("types")
+    (folder / "documented.js").write_text(read_documented_page()[1])
+    demo = CLIENTS.parent / "src" / "wirebell" / "demo" / "web"
+    sources = [f"{CLIENTS}/browser/**/*.js", f"{demo}/*.js", "documented.js"]
+    settings = {"extends": f"{CLIENTS}/tsconfig.json", "include": sources}
+    (folder / "tsconfig.json").write_text(json.dumps(settings))
+    command = [find_program("node"), str(typescript), "-p", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    return (done.stdout + done.stderr).splitlines()
+
+
+def test_types_are_strict(complaints: list[str]) -> None:
+    """`tsc --checkJs --strict` accepts the client, and the demo's page that uses it."""
+    assert [] == [line for line in complaints if "documented.js" not in line]
 
 
 def test_files_are_small() -> None:
@@ -139,21 +162,7 @@ def test_scenario(
     assert "" == problem, target.server.log()[-2_000:]
 
 
-def test_the_page_of_the_docs_is_right(typescript: Path, tmp_path: Path) -> None:
+def test_the_page_of_the_docs_is_right(complaints: list[str]) -> None:
     """Every name and option that `docs/browser-client.md` shows exists, with these types."""
-    text = (CLIENTS.parent / "docs" / "browser-client.md").read_text()
-    blocks = re.findall(r"^```js\n(.*?)^```$", text, re.M | re.S)
-    source = "\n".join(blocks).replace("/client/", f"{CLIENTS}/browser/")
-    given = (
-        "/** @type {(...shown: unknown[]) => void} */\nconst show = console.log;\n"
-        "const loadEverything = () => undefined;\n"
-    )
-    (tmp_path / "page.js").write_text(given + source + "\nshow(answer, elsewhere, mine, alone);\n")
-    settings = {"extends": f"{CLIENTS}/browser/tsconfig.json", "include": ["page.js"]}
-    (tmp_path / "tsconfig.json").write_text(json.dumps(settings))
-
-    command = [find_program("node"), str(typescript), "-p", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
-
-    assert len(blocks) == 5
-    assert "" == done.stdout + done.stderr
+    assert 5 == read_documented_page()[0]
+    assert [] == [line for line in complaints if "documented.js" in line]

@@ -125,7 +125,7 @@ def test_windows_come_back_together(
         windows[1].wait_connection("Reconnecting")
         with servers.demo(tmp_path, port=first.port, env=SERVER_SETTINGS):
             open_api(f"http://127.0.0.1:{first.port}").post("/tasks", data={"title": "Restarted"})
-            windows[1].page.get_by_role("button", name="Retry now").click()
+            windows[1].retry_now()
             for window in windows:
                 window.wait_live()
                 expect(window.task("Restarted")).to_have_count(1)

@@ -60,13 +60,6 @@ def short_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(scope="session")
-def four_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Run the demo with four worker processes."""
-    with servers.demo(tmp_path_factory.mktemp("four"), "--workers", "4") as server:
-        yield server
-
-
 @pytest.fixture
 async def healthy(demo: Server) -> AsyncIterator[Server]:
     """Hand out the demo with a bystander, who must be served before, during and after."""

@@ -18,6 +18,7 @@ from typing import Any
 import uvicorn
 
 from wirebell.logs import log_config
+from wirebell.process import PROCESS
 from wirebell.server import (
     announce,
     compute_drain_seconds,
@@ -26,7 +27,6 @@ from wirebell.server import (
     serve,
 )
 from wirebell.settings import Settings
-from wirebell.transports.process import PROCESS
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

@@ -33,8 +33,8 @@ from wirebell.options import (
     StreamOptions,
     UnidirectionalStreamOptions,
 )
+from wirebell.portable import Writers
 from wirebell.settings import Settings
-from wirebell.transports.asgi_websocket import Writers
 from wirebell.transports.emulation import Sessions
 from wirebell.transports.http_stream import HTTPStream, Streams
 
@@ -121,6 +121,9 @@ class EchoReceiver:
         notice = json.dumps({"disconnect": {"code": int(disconnect.code)}})
         data = bytes([len(notice)]) + notice.encode()
         self.carrier.close(disconnect, notice=data if self.handshake.is_binary else notice)
+
+    def receive_leave(self) -> None:
+        """Nothing: there is nothing to leave."""
 
     async def receive_eof(self) -> None:
         """Count."""

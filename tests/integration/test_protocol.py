@@ -243,17 +243,21 @@ async def test_presence_of_who_has_left(server: Server, encoding: str) -> None:
         await eventually(alone, "only one is left", seconds=2)
 
 
-async def test_expiry(server: Server, encoding: str) -> None:
+async def test_expiry(server: Server) -> None:
     """A token that is not refreshed ends the connection, one that is does not."""
-    async with Client(server, encoding) as client, Client(server, encoding) as wise:
-        for who in (client, wise):
-            reply = await who.ask(connect={"token": token(exp=int(time.time()) + 2)})
-            assert reply["connect"]["expires"] is True
-        refreshed = await wise.ask(refresh={"token": token()})
 
-        assert await client.ended() == (3005, "connection expired")
-        assert refreshed["refresh"]["expires"] is True
-        assert (await wise.ask(rpc={"method": "echo", "data": 1}))["id"] == 3
+    async def check(encoding: str) -> None:
+        async with Client(server, encoding) as client, Client(server, encoding) as wise:
+            for who in (client, wise):
+                reply = await who.ask(connect={"token": token(exp=int(time.time()) + 2)})
+                assert reply["connect"]["expires"] is True
+            refreshed = await wise.ask(refresh={"token": token()})
+
+            assert await client.ended() == (3005, "connection expired")
+            assert refreshed["refresh"]["expires"] is True
+            assert (await wise.ask(rpc={"method": "echo", "data": 1}))["id"] == 3
+
+    await asyncio.gather(*map(check, CODECS))
 
 
 async def test_the_end_of_a_subscription(server: Server) -> None:
@@ -356,27 +360,35 @@ async def test_a_call_that_breaks(running: Server) -> None:
     assert "broken on purpose" in running.log()
 
 
-async def test_pings(server: Server, encoding: str) -> None:
+async def test_pings(server: Server) -> None:
     """Pings come at the announced interval, and pongs keep the connection."""
-    async with Client(server, encoding) as client:
-        reply = await client.ask(connect={})
 
-        async def pinged() -> bool:
-            return client.ping_count >= 3
+    async def check(encoding: str) -> None:
+        async with Client(server, encoding) as client:
+            reply = await client.ask(connect={})
 
-        await eventually(pinged, "three pings came")
-        assert reply["connect"]["ping"] == 1
-        assert (await client.ask(rpc={"method": "echo", "data": 1}))["id"] == 2
+            async def pinged() -> bool:
+                return client.ping_count >= 3
+
+            await eventually(pinged, "three pings came")
+            assert reply["connect"]["ping"] == 1
+            assert (await client.ask(rpc={"method": "echo", "data": 1}))["id"] == 2
+
+    await asyncio.gather(*map(check, CODECS))
 
 
-async def test_no_pong(server: Server, encoding: str) -> None:
+async def test_no_pong(server: Server) -> None:
     """Who does not answer is closed with 3012."""
-    async with Client(server, encoding) as client:
-        client.answers = False
-        await client.ask(connect={})
 
-        assert await client.ended() == (3012, "no pong")
-        assert client.ping_count == 1
+    async def check(encoding: str) -> None:
+        async with Client(server, encoding) as client:
+            client.answers = False
+            await client.ask(connect={})
+
+            assert await client.ended() == (3012, "no pong")
+            assert client.ping_count == 1
+
+    await asyncio.gather(*map(check, CODECS))
 
 
 async def test_native_pings(server: Server) -> None:

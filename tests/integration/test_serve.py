@@ -37,6 +37,8 @@ from tests.integration.standalone import (
     run_command,
     standalone,
 )
+from wirebell.configuration import load
+from wirebell.serve import _compute_end_seconds
 
 # Four workers may take half a minute to start on two busy cores.
 pytestmark = [pytest.mark.slow, pytest.mark.anyio, pytest.mark.timeout(300)]
@@ -89,6 +91,21 @@ def test_what_operators_ask(tmp_path: Path) -> None:
     assert read_samples(answers[2][1])["wirebell_workers_count"] == 1.0
     assert (f"{server.process.pid}\n", 0) == (pid, status)
     assert not pid_path.exists()
+
+
+@pytest.mark.parametrize(("timeout", "seconds"), [("30s", 12), ("5s", 5), ("1500ms", 2)])
+def test_the_end_has_its_time(timeout: str, seconds: int) -> None:
+    """A process ends within the time that it was given, whatever its connections take."""
+    assert seconds == _compute_end_seconds(load(None, {}, {"shutdown.timeout": timeout}))
+
+
+def test_the_server_api_leaves_others_their_paths(tmp_path: Path) -> None:
+    """It answers everything below its path but what has a key of its own."""
+    arguments = ("--health.enabled", "--health.handler_prefix=/api/health", *QUICK)
+    with standalone(tmp_path, *arguments) as server:
+        statuses = [server.get(path)[0] for path in ("/api/health", "/api/nothing")]
+
+    assert [200, 404] == statuses
 
 
 def test_the_init_answer_is_for_allowed_pages(tmp_path: Path) -> None:
@@ -336,6 +353,8 @@ def test_publish_and_subscribe(news: tuple[Standalone, Path], tmp_path: Path) ->
             stdout=file,
             stderr=subprocess.STDOUT,
             env=environment({}),
+            # A run in the background ignores it, and so would the child.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             results = []

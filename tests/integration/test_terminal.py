@@ -58,8 +58,12 @@ def test_publish() -> None:
     ("status", "body", "told"),
     [
         (401, b"", "answered 401: the API key is missing or wrong"),
-        (500, b"", "answered 500"),
+        (500, b"", "answered 500$"),
+        (500, b"[]", "answered 500$"),
+        (404, b'{"code": 102, "message": "unknown channel"}', r"answered 404: unknown .* \(102\)$"),
         (200, b"<html>", "answered no JSON"),
+        (200, b"[1]", "answered something else"),
+        (200, b'{"result": 1}', "answered something else"),
         (200, b'{"error": {"code": 102, "message": "unknown channel"}}', r"unknown channel \(102"),
     ],
 )

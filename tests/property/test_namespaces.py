@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 from wirebell.errors import ErrorCode, ProtocolError
 from wirebell.model import ChannelOptions, ChannelPermissions, PayloadFormat
-from wirebell.namespaces import Namespaces, check_publication, normalise
+from wirebell.namespaces import Namespaces, check_publication, embed
 
 OPEN = ChannelPermissions(allow_subscribe_for_client=True, allow_user_limited_channels=True)
 PLAIN = ChannelOptions(presence=True)
@@ -78,8 +78,8 @@ def test_publications(data: bytes) -> None:
     error = catch(lambda: check_publication(PLAIN, data))
     if error is None:
         assert PayloadFormat.JSON is check_publication(PLAIN, data)
-        assert b"\n" not in normalise(data)
-        assert json.loads(data) == json.loads(normalise(data))
+        assert b"\n" not in embed(data)
+        assert json.loads(data) == json.loads(embed(data))
     else:
         with pytest.raises(ValueError):  # noqa: PT011  # of several kinds
             json.loads(data.decode(), parse_constant=refuse)

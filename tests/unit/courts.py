@@ -15,7 +15,8 @@ from tests.unit.clients import CODECS, Peer
 from tests.unit.nodes import Rig, running
 from tests.unit.tokens.keys import SECRET
 from wirebell import Realtime, Settings
-from wirebell.authorization import Authority, Authorizer
+from wirebell.authority import Authority
+from wirebell.authorization import Authorizer
 from wirebell.model import ChannelOptions, ChannelPermissions, History, PublicationFormat
 from wirebell.options import ClientOptions
 from wirebell.protocol.codec import Codec

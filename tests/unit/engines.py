@@ -65,6 +65,10 @@ class EngineReceiver:
         self.calls.append(f"close {int(disconnect.code)}: {disconnect.reason}")
         self.carrier.close(disconnect, notice="why")
 
+    def receive_leave(self) -> None:
+        """Note it."""
+        self.calls.append("leave")
+
     def receive_eof(self) -> Awaitable[None] | None:
         """Note the end."""
         self.calls.append("eof")

@@ -10,8 +10,9 @@ from tests.unit.clocks import turns
 from tests.unit.fakes import FakePeer
 from wirebell.errors import Disconnect
 from wirebell.model import Frames
+from wirebell.portable import Writers
 from wirebell.settings import Settings
-from wirebell.transports.asgi_websocket import ASGIWebSocket, Writers
+from wirebell.transports.asgi_websocket import ASGIWebSocket
 
 
 class FakeReceiver:
@@ -53,6 +54,10 @@ class FakeReceiver:
     def close(self, disconnect: Disconnect) -> None:
         """Note why the transport wants an end."""
         self.calls.append(f"close {int(disconnect.code)}: {disconnect.reason}")
+
+    def receive_leave(self) -> None:
+        """Note it."""
+        self.calls.append("leave")
 
     async def receive_eof(self) -> None:
         """Note the end."""

@@ -12,7 +12,8 @@ from starlette.requests import HTTPConnection
 
 from tests.unit.clocks import turns
 from tests.unit.fakes import FakeTransport, Message
-from wirebell.authorization import Authority, Authorizer
+from wirebell.authority import Authority
+from wirebell.authorization import Authorizer
 from wirebell.http_api import create_api_router
 from wirebell.model import ChannelOptions, ChannelPermissions, History, PublicationFormat
 from wirebell.node import Node

@@ -10,10 +10,10 @@ from tests.unit.clocks import turns
 from tests.unit.links import FakeReceiver
 from wirebell.liveness import PingRing
 from wirebell.model import Frames
+from wirebell.portable import Message, Writers
 from wirebell.protocol.framing import NDJSON, Framing
 from wirebell.settings import Settings
-from wirebell.transports.asgi_websocket import Writers
-from wirebell.transports.http_stream import HTTPStream, Message, Streams
+from wirebell.transports.http_stream import HTTPStream, Streams
 
 
 class FakeRequest:
@@ -75,12 +75,17 @@ class FakeConnection:
         self.connections: set[Any] = set()
         self.buffer_bytes = 0
         self.aborts = 0
+        self.is_closed = False
         self.options: list[tuple[Any, ...]] = []
         self.family = socket.AF_INET
 
     def abort(self) -> None:
         """Count."""
         self.aborts += 1
+
+    def is_closing(self) -> bool:
+        """Tell whether the server closes it."""
+        return self.is_closed
 
     def get_write_buffer_size(self) -> int:
         """Return what a test has put there."""

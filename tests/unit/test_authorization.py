@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from tests.unit.clients import CODECS, load
 from tests.unit.clocks import pass_time, turns
 from tests.unit.courts import connection_token, court, error_of, sign, subscription_token
-from wirebell import Denied, Identity
+from wirebell import Denied, Identity, Settings
 from wirebell.options import PersonalChannel
 from wirebell.protocol.codec import Codec
 
@@ -270,6 +270,26 @@ async def test_a_single_connection() -> None:
         await it.ann()
 
         assert ([(3504, "connection limit")], []) == (first.closed, bob.closed)
+
+
+@pytest.mark.parametrize(
+    ("limits", "channels", "close"),
+    [
+        ({"connections_per_user_max": 1}, [], 3504),
+        ({"channels_per_connection_max": 2}, ["open:1", "open:2"], 3505),
+    ],
+)
+async def test_a_single_connection_within_limits(
+    limits: dict[str, int], channels: list[str], close: int
+) -> None:
+    """Whoever a limit refuses ends nobody: else nobody would be left."""
+    clients = {"personal": PersonalChannel(namespace="me", single_connection=True)}
+    async with court(Settings.model_validate(limits), clients=clients) as it:
+        first, second = await it.ann(), it.peer()
+
+        token = connection_token(channels=channels)
+        assert (0, [close]) == await error_of(second, connect={"token": token})
+        assert [] == first.closed
 
 
 async def test_two_single_connections_at_once() -> None:

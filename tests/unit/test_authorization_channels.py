@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import jwt
@@ -10,9 +11,9 @@ import pytest
 from fastapi import FastAPI
 
 from tests.unit.clients import CODECS, load
-from tests.unit.clocks import turns
-from tests.unit.courts import court, error_of, subscription_token
-from wirebell import Denied, Settings
+from tests.unit.clocks import pass_time, turns
+from tests.unit.courts import connection_token, court, error_of, subscription_token
+from wirebell import Caller, Denied, Settings
 from wirebell.model import History, ServerSubscribe
 from wirebell.protocol.codec import Codec
 from wirebell.tokens import TokenKeys
@@ -276,6 +277,7 @@ async def test_rpc() -> None:
         async def add(caller: Any, data: Any) -> Any:
             return {"sum": sum(data), "by": caller.user_id}
 
+        peer = await it.ann()
         (reply,) = await peer.ask({"id": 2, "rpc": {"method": "add", "data": [1, 2]}})
         assert {"sum": 3, "by": "ann"} == reply["rpc"]["data"]
         assert (104, []) == await error_of(peer, rpc={"method": "sub"})
@@ -289,13 +291,14 @@ async def test_messages() -> None:
     """They are handed over; where nobody takes them the connection ends with 3508."""
     async with court() as it:
         heard: list[Any] = []
-        peer, other = await it.ann(), await it.ann()
+        other = await it.ann()
         assert (0, [3508]) == await error_of(other, send={"data": 1})
 
         @it.rt.on_message
         def hear(caller: Any, data: Any) -> None:
             heard.append((caller.user_id, data))
 
+        peer = await it.ann()
         await peer.say({"send": {"data": {"a": 1}}})
 
         assert [("ann", {"a": 1})] == heard
@@ -358,3 +361,85 @@ async def test_the_server_subscribes_to_what_there_is() -> None:
         await peer.client.subscribe("closed:1", ServerSubscribe())
 
         assert ["closed:1"] == [push["push"]["channel"] for push in await peer.wait_news()]
+
+
+# What was not kept, and what is not looked up
+
+
+async def test_functions_that_come_after_a_client() -> None:
+    """A client whose handshake nobody wanted comes back with another when somebody does."""
+    async with court() as it:
+        peers = [await it.ann() for _ in range(4)]
+        asked: list[str] = []
+
+        @it.rt.rpc("ask")
+        def ask(caller: Caller, data: Any) -> None:
+            asked.append(caller.handshake.url.hostname or "")
+
+        it.rt.on_message(lambda caller, data: asked.append("message"))
+        it.rt.on_subscribe(lambda caller, channel: asked.append(channel))
+        room = it.rt.channel("room")
+        room.authorize(lambda: asked.append("room"))
+        commands: list[dict[str, Any]] = [
+            {"rpc": {"method": "ask"}},
+            {"send": {"data": 1}},
+            {"subscribe": {"channel": "open:1"}},
+            {"subscribe": {"channel": "room"}},
+        ]
+        for peer, command in zip(peers, commands, strict=True):
+            assert (0, [3011]) == await error_of(peer, **command)
+        assert [] == asked
+
+        assert (0, []) == await error_of(await it.ann(), **commands[0])
+        assert ["app.example"] == asked
+
+
+async def test_a_renewal_that_comes_after_a_client() -> None:
+    """Whose handshake is not there any more is not asked about: it ends, and comes back."""
+    async with court() as it:
+        asked: list[Caller] = []
+        peer = await it.ann(exp=int(time.time()) + 10)
+        it.rt.on_refresh(asked.append)
+
+        await pass_time(16)
+
+        assert ([], [3005]) == (asked, [code for code, _ in peer.closed])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        {"subscribe": {"channel": "room:" + "x" * 251}},
+        {"publish": {"channel": "room:" + "x" * 251, "data": 1}},
+        {"presence": {"channel": "x" * 60_000}},
+        {"history": {"channel": "room:" + "x" * 60_000}},
+    ],
+)
+async def test_names_that_are_too_long(command: dict[str, Any]) -> None:
+    """They are refused with 107 before they are looked up, which would remember them."""
+    async with court() as it:
+        it.rt.channel("room:{name}", public=True, allow_publish_for_client=True)
+        peer = await it.ann()
+        remembered = set(it.rt.registry.known_options)
+
+        assert (107, []) == await error_of(peer, **command)
+        assert remembered == set(it.rt.registry.known_options)
+
+
+async def test_wishing_for_too_many_channels() -> None:
+    """Who asks for more channels by connecting than it may have is not asked about each."""
+    async with court() as it:
+        asked: list[str] = []
+
+        @it.rt.on_subscribe
+        def ask(caller: Caller, channel: str) -> None:
+            asked.append(channel)
+            raise Denied("no")
+
+        token = connection_token()
+        for count, closes in ((128, []), (129, [3505])):
+            asked.clear()
+            wishes: dict[str, Any] = {f"open:{number}": {} for number in range(count)}
+            connect = {"token": token, "subs": wishes}
+            assert (0, closes) == await error_of(it.peer(), connect=connect)
+            assert (0 if closes else count) == len(asked)

@@ -11,8 +11,9 @@ from tests.unit.fakes import FakePeer
 from tests.unit.sockets import FakeTakeover
 from wirebell.carriers import create_carrier, create_portable
 from wirebell.liveness import PingRing
+from wirebell.portable import Writers
 from wirebell.settings import Settings
-from wirebell.transports.asgi_websocket import ASGIWebSocket, Writers
+from wirebell.transports.asgi_websocket import ASGIWebSocket
 from wirebell.transports.engine_websocket import EngineWebSocket
 
 pytestmark = pytest.mark.anyio

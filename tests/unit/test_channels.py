@@ -7,9 +7,11 @@ import math
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.requests import HTTPConnection
 
+from wirebell import Realtime, Settings
 from wirebell.channels import (
     KNOWN_OPTIONS_MAX,
     Channel,
@@ -235,6 +237,15 @@ async def test_authorize() -> None:
         await channel.check_subscribe(handshake(), {"room_id": "8"})
 
 
+def test_one_function_decides() -> None:
+    """A second function would never be asked: it is refused."""
+    channel = create_channel("room:{room_id}")
+    channel.authorize(lambda room_id: None)
+
+    with pytest.raises(ConfigError, match="room_id}' has an authorize already"):
+        channel.authorize(lambda room_id: None)
+
+
 def test_registry() -> None:
     """The first declaration that matches decides; what matches none is not declared."""
     registry = ChannelRegistry()
@@ -326,10 +337,47 @@ def test_known_names_are_bounded() -> None:
     assert len(registry.known_options) <= KNOWN_OPTIONS_MAX
 
 
+def test_a_name_that_no_channel_can_have() -> None:
+    """It is of no declaration, takes no time to match, and is not remembered."""
+    registry = ChannelRegistry(name_bytes_max=10)
+    registry.add(create_channel("a:{one:path}:{two:path}:z"))
+    longest, longer = "a:" + "x" * 4 + ":y:z", "a:" + "x" * 5 + ":y:z"
+
+    assert (True, False) == (bool(registry.find(longest)), bool(registry.find(longer)))
+    assert registry.find_options(longest) is not None
+    assert registry.find_options(longer) is None
+    assert [longest] == list(registry.known_options)
+    assert registry.find("a" + ":" * 10_000_000) is None
+
+
 def test_encode_for_patches() -> None:
     """Where every publication may travel as a patch it says so."""
     assert not create_channel("a").encode(1).has_delta
     assert create_channel("a", options=ChannelOptions(delta_publish=True)).encode(1).has_delta
+
+
+@pytest.mark.anyio
+async def test_how_something_is_published() -> None:
+    """A bound channel takes the keywords of `Realtime.publish`, and keeps what its channel says."""
+    rt = Realtime(Settings())
+    room = rt.channel("room", history=History(), delta_publish=True)()
+    async with rt.lifespan(FastAPI()):
+        first = await room.publish("x", idempotency_key="k", tags={"a": "b"})
+        again = await room.publish("x", idempotency_key="k")
+        await room.publish("y", version=2, key="z", exclude="me")
+        await room.publish("z", version=1)
+        with pytest.raises(BadRequest, match="an idempotency key has at most 1024 bytes"):
+            await room.publish("x", idempotency_key="k" * 1025)
+        newest = await room.history(limit=1, reverse=True)
+        kept = await room.history(limit=-1)
+
+    assert (1, 1) == (first.offset, again.offset)
+    assert [("x", {"a": "b"}, True), ("y", None, True)] == [
+        (item.data.decode(), item.tags, item.has_delta) for item in kept.publications
+    ]
+    assert [("y", "z", "me")] == [
+        (item.data.decode(), item.key, item.exclude) for item in newest.publications
+    ]
 
 
 @pytest.mark.parametrize(
@@ -355,10 +403,12 @@ def test_lets_in(
     assert (named, anonymous) == (channel.lets_in("ann"), channel.lets_in(""))
 
 
-def test_a_function_asks_everybody() -> None:
-    """Where a function decides nobody comes in by the options alone."""
+@pytest.mark.parametrize("is_public", [False, True])
+def test_a_function_asks_everybody(is_public: bool) -> None:
+    """Where a function decides nobody comes in by the options alone, nor by ``public``."""
     permissions = ChannelPermissions(allow_subscribe_for_client=True)
-    channel = create_channel("a", options=ChannelOptions(permissions=permissions))
+    options = ChannelOptions(permissions=permissions)
+    channel = create_channel("a", options=options, public=is_public)
     channel.authorize(lambda: None)
 
     assert not channel.lets_in("ann")

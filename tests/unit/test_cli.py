@@ -94,6 +94,21 @@ def test_a_bad_setting_is_named(
     assert "Traceback" not in result.output
 
 
+def test_settings_that_do_not_fit_are_told_without_secrets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What two settings do together is told without all the others."""
+    monkeypatch.setenv("WIREBELL_BROKER_URL", "memory://user:hunter2@host")
+    monkeypatch.setenv("WIREBELL_PRESENCE_TTL_SECONDS", "1")
+    monkeypatch.setenv("WIREBELL_DEMO_DATA_DIR", str(tmp_path))
+
+    result = CliRunner().invoke(app, ["demo", "--port", "0"])
+
+    assert 1 == result.exit_code
+    assert "presence_refresh_seconds must be below presence_ttl_seconds" in result.output
+    assert "hunter2" not in result.output
+
+
 def test_a_busy_port_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A port that somebody else has ends the command in a line that names it."""
     monkeypatch.setenv("WIREBELL_DEMO_DATA_DIR", str(tmp_path))
@@ -167,7 +182,7 @@ def test_subscription_tokens(config: str) -> None:
     ("arguments", "told"),
     [
         (["--ttl", "soon"], "--ttl must be a duration such as 25s, 1m30s or 720h, got 'soon'"),
-        (["--info", "{"], "--info is no JSON"),
+        (["--info", "{"], "--info is no JSON: Expecting property name enclosed"),
         (["--client.token.hmac_secret_key", ""], "signing a token needs hmac_secret_key"),
         (["--client.nothing=1"], "--client.nothing: no such key"),
         (["word"], "unexpected argument 'word'"),
@@ -292,6 +307,16 @@ def test_subscribe_with_a_given_token(config: str) -> None:
 
     assert 1 == status
     assert "an address is" in errors
+
+
+def test_serve_with_a_log_that_cannot_be_written(config: str, tmp_path: Path) -> None:
+    """A log file in a folder that is not there is told in a line."""
+    path = tmp_path / "missing" / "log"
+
+    status, _, errors = run("serve", "-c", config, f"--log.file={path}")
+
+    assert 1 == status
+    assert f"wirebell serve: [Errno 2] No such file or directory: '{path}'" in errors
 
 
 def test_serve_without_an_extra(monkeypatch: pytest.MonkeyPatch, config: str) -> None:

@@ -401,7 +401,7 @@ async def test_unsubscribed_by_the_server_while_connecting() -> None:
 
         assert {"b"} == set(reply["connect"]["subs"])
         assert {"b"} == set(peer.client.connection.channels)
-        assert None is peer.client.deadlines.named
+        assert () == peer.client.deadlines.planned
 
 
 async def test_closed_by_the_server_while_connecting() -> None:

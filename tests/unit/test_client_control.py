@@ -289,6 +289,21 @@ async def test_the_application_renews(
         assert ([] if code else ["refresh"]) == [next(iter(push["push"])) for push in peer.news()]
 
 
+async def test_an_application_that_does_not_answer() -> None:
+    """Credentials that have ended are not held up for ever by whoever is asked to renew them."""
+    async with running(QUICK) as rig:
+        peer = Peer(rig)
+        peer.access.connect_grant = expiring(10)
+        await peer.connect()
+        peer.access.hold("renew")
+
+        await pass_time(11)
+        assert [] == peer.closed
+        await pass_time(5)
+
+        assert [(3005, "connection expired")] == peer.closed
+
+
 async def test_a_refresh_while_the_application_is_asked() -> None:
     """Credentials that come meanwhile count, whatever the application says then."""
     async with running(QUICK) as rig:
@@ -324,7 +339,7 @@ async def test_leaving_while_credentials_are_renewed(name: str) -> None:
         await task
         await turns()
 
-        assert ([], None) == (peer.closed, peer.client.deadlines.named)
+        assert ([], ()) == (peer.closed, peer.client.deadlines.planned)
         assert {} == rig.node.statistics.disconnect_counts
         assert 1 == peer.access.told.count("disconnected")
 

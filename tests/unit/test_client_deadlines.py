@@ -25,7 +25,7 @@ async def test_one_of_a_name() -> None:
         await pass_time(1.0)
 
         assert ["b", "late"] == called
-        assert None is deadlines.named
+        assert () == deadlines.planned
 
 
 async def test_cancel() -> None:
@@ -73,4 +73,4 @@ async def test_close() -> None:
         deadlines.plan("b", 1.0, lambda: called.append("b"))
         await pass_time(2.0)
 
-        assert ([], None) == (called, deadlines.named)
+        assert ([], ()) == (called, deadlines.planned)

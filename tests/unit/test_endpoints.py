@@ -33,9 +33,9 @@ from wirebell.options import (
     StreamOptions,
     UnidirectionalStreamOptions,
 )
+from wirebell.portable import Writers
 from wirebell.protocol import find_protobuf
 from wirebell.settings import Settings
-from wirebell.transports.asgi_websocket import Writers
 from wirebell.transports.http_stream import HTTPStream, Streams
 
 pytestmark = pytest.mark.anyio
@@ -203,6 +203,14 @@ async def test_a_length_that_is_too_much_is_not_waited_for() -> None:
     request = await ask(Site().create(SSE), method="POST", headers=length, leaves=False)
 
     assert 413 == request.status
+
+
+async def test_a_length_that_is_no_number() -> None:
+    """A digit that is none in ASCII is no reason to fail: the body is counted."""
+    length = [(b"content-length", b"\xb2")]
+    request = await ask(Site().create(SSE), b"{}", method="POST", headers=length)
+
+    assert 200 == request.status
 
 
 async def test_a_body_that_does_not_come() -> None:

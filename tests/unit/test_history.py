@@ -127,6 +127,8 @@ def test_size() -> None:
         (4, 100, [5]),
         (5, 100, []),
         (9, 100, []),
+        (2**64 - 1, 100, []),
+        (0, 2**64, [3, 4, 5]),
         (0, 0, []),
     ],
 )
@@ -332,6 +334,7 @@ def test_a_channel_asked_for_is_forgotten() -> None:
         (3, 9, []),
         (0, 9, []),
         (99, 2, [7, 6]),
+        (2**64 - 1, 2**64, [7, 6, 5]),
     ],
 )
 def test_reverse(since: int | None, limit: int, offsets: list[int]) -> None:

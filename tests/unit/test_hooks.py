@@ -113,7 +113,13 @@ async def test_rpc() -> None:
 
 @pytest.mark.parametrize(
     ("method", "data", "code"),
-    [("other", b"1", 104), ("", b"1", 104), ("echo", b"{", 107), ("echo", b"[" * 10_000, 107)],
+    [
+        ("other", b"1", 104),
+        ("", b"1", 104),
+        ("echo", b"{", 107),
+        ("echo", b'"\xff"', 107),
+        ("echo", b"[" * 10_000, 107),
+    ],
 )
 async def test_rpc_that_cannot_be_called(method: str, data: bytes, code: int) -> None:
     """An unknown method is 104, data that is no JSON 107."""
@@ -142,8 +148,9 @@ async def test_rpc_that_refuses() -> None:
 
 @pytest.mark.parametrize(
     ("has_function", "data", "taken"),
-    [(False, b"1", False), (True, b'{"a":1}', True), (True, b"", True), (True, b"{", False)],
-)
+    [(False, b"1", False), (True, b'{"a":1}', True), (True, b"", True), (True, b"{", False),
+     (True, b'"\xff"', False)],
+)  # fmt: skip
 async def test_messages(has_function: bool, data: bytes, taken: bool) -> None:
     """They are taken where there is a function, and where they are JSON."""
     hooks, heard = Hooks(), list[Any]()

@@ -218,6 +218,20 @@ def test_join_proves_nothing(hub: Hub) -> None:
     assert "a" in hub.catching_up
 
 
+def test_what_has_no_place_proves_nothing(hub: Hub) -> None:
+    """Neither does a publication that history does not keep."""
+    one = FakeSubscriber()
+    hub.subscribe("a", one, catch_up=True)
+    hub.release("a", one, StreamPosition(2, "e"))
+
+    for item in (Publication(b"unkept"), at(2), at(3)):
+        hub.enqueue("a", item)
+        hub.flush()
+
+    assert ["unkept", "3"] == one.messages
+    assert "a" not in hub.catching_up
+
+
 def test_another_epoch_is_new(hub: Hub) -> None:
     """Offsets of another epoch are not compared: the item is new."""
     one = FakeSubscriber()

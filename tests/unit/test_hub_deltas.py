@@ -44,7 +44,7 @@ def pushed(subscriber: FakeSubscriber) -> list[tuple[int, str]]:
     """Return what somebody got: offset, and ``full`` or ``patch``."""
     lines = "\n".join(subscriber.messages).splitlines()
     bodies = [json.loads(line)["push"]["pub"] for line in lines if line.startswith("{")]
-    return [(body["offset"], "patch" if body.get("delta") else "full") for body in bodies]
+    return [(body.get("offset", 0), "patch" if body.get("delta") else "full") for body in bodies]
 
 
 def read(subscriber: FakeSubscriber, base: bytes | None = None) -> list[bytes]:
@@ -190,6 +190,32 @@ def test_recovered_ahead_of_the_deliveries(hub: Hub) -> None:
 
     assert [(5, "full"), (6, "patch")] == pushed(one)
     assert [document(5), document(6)] == read(one)
+
+
+def test_recovered_before_what_has_no_place(hub: Hub) -> None:
+    """What history does not keep follows as a patch, and what follows that goes in full."""
+    one = recover(hub, StreamPosition(2, "e"))
+
+    # The second is late: history had delivered it.
+    for item in (at(0, ""), at(2), at(3), at(4)):
+        tick(hub, item)
+
+    assert [(0, "patch"), (3, "full"), (4, "patch")] == pushed(one)
+    assert [document(0), document(3), document(4)] == read(one, document(2))
+
+
+def test_held_without_a_place(hub: Hub) -> None:
+    """What was held and history does not keep is no base for what follows its position."""
+    one = FakeSubscriber()
+    one.channels["a"] = True
+    hub.subscribe("a", one, FRESH, catch_up=True)
+    tick(hub, at(0, ""))
+    hub.reply(one, hub.release("a", one, StreamPosition(2, "e")), is_ahead=True)
+
+    tick(hub, at(2))
+    tick(hub, at(3))
+
+    assert [(0, "full"), (3, "full")] == pushed(one)
 
 
 def test_recovered_in_another_epoch(hub: Hub) -> None:

@@ -420,3 +420,17 @@ def test_one_reply_to_who_is_left_out(hub: Hub) -> None:
     hub.flush()
 
     assert (["r"], 0) == (one.messages, hub.delivered_count)
+
+
+def test_bytes_that_wait() -> None:
+    """What one subscriber alone is sent is counted until the tick ends, without channels."""
+    hub, one = Hub(held_items_max=3, backlog_bytes_max=10_000), FakeSubscriber()
+    join(hub, one, "a")
+    hub.enqueue("a", at(1))
+    before = hub.reply_bytes(one)
+    hub.reply(one, text("12345"))
+    hub.reply(one, text("678"))
+    waiting = hub.reply_bytes(one)
+    hub.flush()
+
+    assert (0, 8, 0) == (before, waiting, hub.reply_bytes(one))

@@ -12,6 +12,7 @@ from tests.unit.fakes import FakeTransport
 from tests.unit.nodes import running
 from wirebell.connection import Subscription
 from wirebell.errors import BrokerUnavailable, ConnectionClosed
+from wirebell.leases import LEASES_IN_A_TURN
 from wirebell.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -138,18 +139,20 @@ async def test_leases_are_renewed() -> None:
 
 
 async def test_lease_that_cannot_be_renewed() -> None:
-    """A store that fails is counted, and asked again the next time."""
+    """A store that fails is counted, and asked again the next time; the lease lives on."""
     async with running(Settings(presence_refresh_seconds=10)) as rig:
         ann, _ = rig.connect("ann")
         await rig.node.subscribe(ann, "p")
         rig.gates.failures["add"] = BrokerUnavailable("away")
         await pass_time(10.5)
         failed = rig.node.statistics.broker_error_count
+        there = await rig.node.presence("p")
         rig.gates.failures.clear()
 
         await pass_time(10.0)
 
         assert (1, 3) == (failed, rig.gates.calls.count("add"))
+        assert [ann.info("p")] == list(there.values())
 
 
 async def test_gone_while_a_lease_is_renewed() -> None:
@@ -222,3 +225,92 @@ async def test_coming_back_unseen() -> None:
 
         assert {} == await rig.node.presence("p")
         assert "join" not in rig.gates.calls
+
+
+async def test_coming_back_at_once() -> None:
+    """Who leaves and comes back in one turn is there, and its leave is told before its join."""
+    async with running() as rig:
+        watcher, transport = rig.connect(is_json=True)
+        await rig.node.subscribe(watcher, "p")
+        ann, _ = rig.connect("ann")
+        await rig.node.subscribe(ann, "p")
+
+        rig.node.unsubscribe(ann, "p")
+        await rig.node.subscribe(ann, "p")
+        await turns()
+
+        told = [kind for kind, user in memberships(transport) if user == "ann"]
+        assert ["join", "leave", "join"] == told
+        assert {"", "ann"} == {info.user_id for info in (await rig.node.presence("p")).values()}
+        assert {} == rig.node.leases.leaving
+
+
+async def test_leaving_again_before_coming_back() -> None:
+    """Who is gone again before its last leave is done does not enter once more."""
+    async with running() as rig:
+        ann, _ = rig.connect("ann")
+        await rig.node.subscribe(ann, "p")
+        gate = rig.gates.hold("remove")
+        rig.node.unsubscribe(ann, "p")
+        work = asyncio.create_task(rig.node.subscribe(ann, "p"))
+        await turns()
+
+        rig.node.unsubscribe(ann, "p")
+        gate.set()
+        await work
+        await turns()
+
+        assert {} == await rig.node.presence("p")
+        assert (1, 1) == (rig.gates.calls.count("add"), rig.gates.calls.count("join"))
+
+
+async def test_coming_back_before_a_failure() -> None:
+    """A subscribe that fails when its peer is back already leaves the newer one alone."""
+    async with running() as rig:
+        ann, _ = rig.connect("ann")
+        gate = rig.gates.hold("add")
+        work = asyncio.create_task(rig.node.subscribe(ann, "p"))
+        await turns()
+        rig.node.unsubscribe(ann, "p")
+        del rig.gates.held["add"]
+        await rig.node.subscribe(ann, "p")
+
+        rig.gates.failures["add"] = BrokerUnavailable("away")
+        gate.set()
+        with pytest.raises(BrokerUnavailable):
+            await work
+        await turns()
+
+        assert ["p"] == list(ann.channels)
+        assert [ann.info("p")] == list((await rig.node.presence("p")).values())
+
+
+async def test_one_renewal_at_a_time() -> None:
+    """While the store takes its time no second renewal begins."""
+    async with running(Settings(presence_refresh_seconds=10)) as rig:
+        ann, _ = rig.connect("ann")
+        await rig.node.subscribe(ann, "p")
+        gate = rig.gates.hold("add")
+
+        await pass_time(45)
+        meanwhile = rig.gates.calls.count("add")
+        gate.set()
+        await pass_time(10)
+
+        assert (2, 3) == (meanwhile, rig.gates.calls.count("add"))
+
+
+async def test_others_get_their_turn() -> None:
+    """With many leases the loop is let go in between, and each is renewed."""
+    async with running() as rig:
+        count = 2 * LEASES_IN_A_TURN + 1
+        peers = [rig.connect()[0] for _ in range(count)]
+        for peer in peers:
+            await rig.node.subscribe(peer, "p")
+
+        work = asyncio.create_task(rig.node.leases.renew(peers))
+        await asyncio.sleep(0)
+        first = rig.gates.calls.count("add") - count
+        await work
+
+        assert (LEASES_IN_A_TURN, 2 * count) == (first, rig.gates.calls.count("add"))

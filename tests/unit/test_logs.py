@@ -25,6 +25,9 @@ def record(message: object, *args: object) -> logging.LogRecord:
         ("/ws?a=1&token=abc&b=2", "/ws?a=1&token=[hidden]&b=2"),
         ('"/ws?ACCESS_TOKEN=a.b-c_d" 101', '"/ws?ACCESS_TOKEN=[hidden]" 101'),
         ("?api_key=x&key=y", "?api_key=[hidden]&key=[hidden]"),
+        ("/sse?cf_connect=%7B%22token%22%3A%22abc%22%7D&b=2", "/sse?cf_connect=[hidden]&b=2"),
+        ('/sse?cf_connect={"connect":{"token":"abc"}} 200', "/sse?cf_connect=[hidden] 200"),
+        ('"GET /sse?cf_connect=%7B%7D" 200', '"GET /sse?cf_connect=[hidden]" 200'),
         ("nothing to hide", "nothing to hide"),
     ],
 )

@@ -14,9 +14,9 @@ from wirebell.errors import DisconnectCode
 from wirebell.metrics import render_metrics
 from wirebell.model import ChannelOptions, Overflow
 from wirebell.node import Node
+from wirebell.process import PROCESS
 from wirebell.protocol.text import TEXT
 from wirebell.settings import Settings
-from wirebell.transports.process import PROCESS
 
 
 @pytest.fixture(autouse=True)

@@ -9,13 +9,13 @@ import pytest
 
 from tests.unit.clocks import pass_time, turns
 from tests.unit.nodes import running
-from wirebell.errors import Disconnect, DisconnectCode
+from wirebell.errors import Disconnect, DisconnectCode, create_disconnect
 from wirebell.model import Frames
 from wirebell.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
-SLOW = (3008, "slow consumer")
+SLOW = (3008, "slow")
 
 
 class Pinged:
@@ -132,7 +132,7 @@ async def test_closing_a_slow_consumer_sends_nothing() -> None:
         connection, transport = rig.connect()
         rig.node.write(connection, Frames.from_text("x"))
 
-        rig.node.close(connection, Disconnect(DisconnectCode.SLOW, "slow consumer"))
+        rig.node.close(connection, create_disconnect(DisconnectCode.SLOW))
         await turns()
 
         assert ([], [SLOW]) == (transport.messages, transport.closed)

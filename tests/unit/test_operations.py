@@ -11,7 +11,7 @@ from tests.unit.clocks import turns
 from tests.unit.orders import running
 from wirebell import BadRequest, LimitExceeded, NotRunning, Settings, StreamPosition
 from wirebell.brokers.memory import MemoryBroker
-from wirebell.errors import CommandError, ErrorCode, ProtocolError
+from wirebell.errors import BrokerClosed, CommandError, ErrorCode, ProtocolError
 from wirebell.model import PayloadFormat, Publication, Published, ServerSubscribe
 from wirebell.operations import Operations
 from wirebell.publishing import CHANNELS_MAX
@@ -148,6 +148,16 @@ async def test_publish_data_waits_for_the_broker() -> None:
         position = await board.orders.publish_data("news:1", Publication(b"x"))
 
         assert 1 == position.offset
+
+
+async def test_publish_data_that_fails() -> None:
+    """What the broker did not take is not counted."""
+    async with running() as board:
+        await board.rt.node().broker.aclose()
+        with pytest.raises(BrokerClosed):
+            await board.orders.publish_data("news:1", Publication(b"x"))
+
+        assert 0 == board.rt.node().statistics.published_count
 
 
 async def test_broadcast() -> None:

@@ -1,7 +1,8 @@
 """FastAPI's dependencies, asked for a connection that is no request."""
 
-from collections.abc import AsyncIterator
-from typing import Annotated
+import functools
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any
 
 import pytest
 from fastapi import Cookie, Depends, FastAPI, Header, HTTPException, Query, Request
@@ -79,6 +80,39 @@ async def test_answer_is_the_object() -> None:
     assert await permissions.ask(handshake(), "async") is answer
 
 
+class Gate:
+    """A dependency that is an object, as FastAPI's own security classes are."""
+
+    async def __call__(self, session: Annotated[str, Cookie()]) -> str:
+        """Let one session in."""
+        if session != "s1":
+            raise Denied("not this session")
+        return session
+
+
+def logged(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a function with a plain one, whatever it is itself."""
+
+    @functools.wraps(function)
+    def call(*args: object, **kwargs: object) -> Any:
+        return function(*args, **kwargs)
+
+    return call
+
+
+@pytest.mark.parametrize("function", [Gate(), logged(Gate()), functools.partial(Gate())])
+async def test_async_behind_something_else(function: Callable[..., Any]) -> None:
+    """An object or a plain decorator before an ``async`` function: it is waited for."""
+    permissions = PermissionApp()
+    permissions.add("f", (), function)
+    other = handshake()
+    other.scope["headers"] = [(b"cookie", b"session=s2")]
+
+    assert await permissions.ask(handshake(), "f") == "s1"
+    with pytest.raises(Denied, match="not this session"):
+        await permissions.ask(other, "f")
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [
@@ -86,6 +120,7 @@ async def test_answer_is_the_object() -> None:
         (HTTPException(403, "nor you"), "nor you"),
         (HTTPException(401, {"a": 1}), "not allowed"),
         (HTTPException(401), "Unauthorized"),
+        (HTTPException(403, ""), "not allowed"),
     ],
 )
 async def test_denied(error: Exception, message: str) -> None:

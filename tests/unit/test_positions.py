@@ -302,4 +302,4 @@ async def test_cut_while_another_is_told_of_a_gap() -> None:
         await rig.publish("h", "3")
 
         assert [["h"], []] == [control.gaps for control in controls]
-        assert [[], [(3008, "slow consumer")]] == [each.closed for each in transports]
+        assert [[], [(3008, "slow")]] == [each.closed for each in transports]

@@ -78,6 +78,23 @@ def test_keywords_out_of_bounds(keywords: dict[str, object], text: str) -> None:
         compose(TEXT, keywords)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("tags", [{"a": 1}, {1: "a"}, {"a": "\ud800"}, {"\ud800": "a"}])
+def test_tags_that_are_no_text(tags: dict[str, str]) -> None:
+    """Tags travel to everybody: what no encoding can write is refused before."""
+    with pytest.raises(BadRequest, match="tags are text by text: "):
+        check_tags(tags)
+
+
+def test_tags_are_copied() -> None:
+    """A caller may use its tags again for the next publication."""
+    tags = {"a": "1"}
+
+    publication, _ = compose(TEXT, {"tags": tags})
+    tags["a"] = "2"
+
+    assert {"a": "1"} == publication.tags
+
+
 def test_bounds() -> None:
     """What is exactly as large as it may be passes."""
     tags = {"a": "b" * 16_383}

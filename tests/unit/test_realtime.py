@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from fastapi import FastAPI, WebSocket
 from tests.unit.clocks import turns
 from tests.unit.fakes import FakePeer
 from wirebell import (
+    APIOptions,
     BadRequest,
     ConfigError,
     Denied,
@@ -23,7 +24,7 @@ from wirebell import (
     Realtime,
     Settings,
 )
-from wirebell.transports.process import PROCESS
+from wirebell.process import PROCESS
 
 pytestmark = pytest.mark.anyio
 
@@ -94,6 +95,32 @@ def test_mount_path(path: str) -> None:
     """A path that would not work is refused."""
     with pytest.raises(ValueError, match="path begins with a slash"):
         Realtime(Settings()).mount(FastAPI(), path)
+
+
+@pytest.mark.parametrize("path", ["", "api", "/api/", "/"])
+def test_path_of_the_api(path: str) -> None:
+    """It answers everything below its path, so it needs one of its own."""
+    rt = Realtime(Settings(), api=APIOptions(path=path))
+
+    with pytest.raises(ValueError, match="the path of the server API begins with a slash"):
+        rt.mount(FastAPI(), "/realtime")
+
+
+def test_one_function_each() -> None:
+    """Where there can be one function only, a second one is refused and not forgotten."""
+    rt = Realtime(Settings())
+    room = rt.channel("room")
+
+    takers: dict[str, Callable[[Any], Any]] = {
+        "authenticate": rt.authenticate,
+        "on_refresh": rt.on_refresh,
+        "on_message": rt.on_message,
+        "channel 'room'": room.authorize,
+    }
+    for name, give in takers.items():
+        give(lambda: None)
+        with pytest.raises(ConfigError, match=f"{name} has "):
+            give(lambda: None)
 
 
 async def test_mount_at_the_root() -> None:

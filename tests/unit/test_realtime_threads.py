@@ -23,11 +23,12 @@ async def test_publish_from_thread() -> None:
     rt = Realtime(Settings())
     rt.channel("a", history=History())
     async with rt.lifespan(FastAPI()):
-        position = await asyncio.to_thread(rt.publish_from_thread, "a", "x")
+        position = await asyncio.to_thread(rt.publish_from_thread, "a", "x", idempotency_key="k")
+        again = await asyncio.to_thread(rt.publish_from_thread, "a", "x", idempotency_key="k")
         with pytest.raises(BadRequest):
             await asyncio.to_thread(rt.publish_from_thread, "", "x")
 
-    assert 1 == position.offset
+    assert (1, 1) == (position.offset, again.offset)
 
 
 async def test_another_loop_in_another_thread() -> None:

@@ -76,7 +76,7 @@ async def test_only_what_is_named_is_served() -> None:
     rt.mount(app, "/realtime", endpoints=EndpointOptions(init="/connection/init"))
 
     assert (200, "application/json", "{}") == await get(app, "/realtime/connection/init")
-    for name in ("health", "ready", "metrics"):
+    for name in ("health", "ready", "metrics", "browser/index.js"):
         assert 404 == (await get(app, f"/realtime/{name}"))[0]
 
 

@@ -13,6 +13,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from uvicorn import Config
 
+from wirebell.process import (
+    ACCEPT_BURST,
+    PROCESS,
+    Descriptors,
+    count_descriptors,
+    find_free_descriptor,
+    read_descriptors_max,
+)
 from wirebell.server import (
     Server,
     Worker,
@@ -23,14 +31,6 @@ from wirebell.server import (
     settle_memory,
 )
 from wirebell.settings import Settings
-from wirebell.transports.process import (
-    ACCEPT_BURST,
-    PROCESS,
-    Descriptors,
-    count_descriptors,
-    find_free_descriptor,
-    read_descriptors_max,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -121,6 +121,15 @@ def test_intervals_that_may_be_off(name: str) -> None:
         Settings.model_validate({name: -0.001})
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_intervals_have_an_end(value: float) -> None:
+    """None is infinite: a process could not say how long it takes to end."""
+    with pytest.raises(ValidationError, match="close_timeout_seconds"):
+        Settings(close_timeout_seconds=value)
+    with pytest.raises(ValidationError, match="commands_per_second_max"):
+        Settings(commands_per_second_max={"publish": value})
+
+
 def test_ticks_and_compression() -> None:
     """A tick is bounded, nobody is compressed unasked, and silence is no reason to be closed."""
     settings = Settings()

@@ -23,7 +23,7 @@ from wirebell.model import (
 from wirebell.protocol.codec import MESSAGES_MAX, Codec
 from wirebell.protocol.encoding import Delta
 from wirebell.protocol.json import JSON
-from wirebell.protocol.messages import FilterNode, SubscribeRequest, SubscribeResult
+from wirebell.protocol.messages import FilterNode, Reply, SubscribeRequest, SubscribeResult
 from wirebell.subscribing import Terms, agree, create_encoding, describe
 
 KEPT = ChannelOptions(history=History())
@@ -375,6 +375,31 @@ def test_describe_patches(codec: Codec) -> None:
     assert (True, 2) == (result.delta, len(result.patches))
     assert result.patches[0] is None
     assert result.patches[1] is not None
+
+
+def test_describe_without_patches() -> None:
+    """Who takes patches and filters gets in full what it missed, as everything after it."""
+    options = change(DELTA, force_recovery=True, allow_tags_filter=True)
+    terms = settle({**BACK, "delta": "fossil", "tf": LEAF}, options)
+    recovery = Recovery(missed(3, 5), recovered=True)
+
+    result = describe(
+        terms, StreamPosition(5, "e"), recovery, ServerSubscribe(), JSON, ttl_seconds=0
+    )
+
+    assert (Delta.FULL, True, ()) == (terms.delta, result.delta, result.patches)
+    assert missed(3, 5) == result.publications
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)
+def test_describe_a_far_end(codec: Codec) -> None:
+    """A token that outlives what the wire can tell is told as the longest life there is."""
+    grant = ServerSubscribe(expires_at=253_402_300_799.0)
+
+    result = describe(settle(), None, None, grant, codec, ttl_seconds=251_602_300_799)
+
+    assert 2**32 - 1 == result.ttl
+    assert codec.encode_reply(Reply(1, subscribe=result))
 
 
 def test_describe_an_end() -> None:

@@ -1,8 +1,7 @@
 // @ts-check
 /** Owns the way up where the transport only goes down: one request after the other, in order. */
 
-/** 32 KiB: half of what the server takes, since a body quotes what it carries. */
-const BODY_CHARACTERS_MAX = 32 * 1024;
+import { joinFrames } from "../codec.js";
 
 export class Emulation {
   /** @type {string[]} */
@@ -40,14 +39,9 @@ export class Emulation {
   }
 
   #take() {
-    let size = 0;
-    let count = 0;
-    for (const frame of this.#frames) {
-      size += frame.length;
-      if (count > 0 && size > BODY_CHARACTERS_MAX) break;
-      count += 1;
-    }
-    return this.#frames.splice(0, count).join("\n");
+    const [first, ...others] = joinFrames(this.#frames);
+    this.#frames = others;
+    return first;
   }
 
   async #post() {

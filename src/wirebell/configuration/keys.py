@@ -163,7 +163,7 @@ def _endpoint_keys(section: str, target: str) -> tuple[Key, ...]:
 
 
 SERVER_KEYS = (
-    _text("http_server.address", "server.address", "to listen on; empty for every one"),
+    _text("http_server.address", "server.address", "to listen on; empty for every IPv4 address"),
     _count("http_server.port", "server.port", "0 takes a free one", maximum=PORT_MAX),
     _text(
         "http_server.unix_socket",
@@ -199,7 +199,7 @@ SERVER_KEYS = (
         "most time to end in; connections are closed over `drain_window_seconds` of it",
     ),
     _text("pid_file", "server.pid_file"),
-    _text("node.name", "server.node_name", "empty for one made of host and port"),
+    _text("node.name", "server.node_name", "empty for one made of machine and process"),
 )
 
 CLIENT_KEYS = (
@@ -396,6 +396,7 @@ ACCEPTED: Mapping[str, str] = {
     "uni_websocket.write_buffer_size": "an idle connection has no buffer",
     "uni_websocket.use_write_buffer_pool": "an idle connection has no buffer",
     "uni_websocket.write_timeout": "a peer that takes nothing is cut between two pings",
+    "http_api.external": "with an `http_server.internal_port`, it says where the API is served",
     "node.info_metrics_aggregate_interval": "counters are read when somebody asks",
     "broker.enabled": "`broker.type` is what counts",
     "presence_manager.enabled": "`presence_manager.type` is what counts",

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from wirebell.configuration.channels import (
     create_channel_options,
@@ -15,12 +16,15 @@ from wirebell.configuration.channels import (
 )
 from wirebell.configuration.keys import ACCEPTED, COUNT_MAX, KEYS, TREE, read_known
 from wirebell.configuration.parts import (
+    INTERNAL_KEYS,
+    check_paths,
     create_api,
     create_client,
     create_endpoints,
     create_server,
     create_token_keys,
     create_transports,
+    has_internal_address,
 )
 from wirebell.configuration.reading import Values
 from wirebell.configuration.result import ServeConfiguration
@@ -38,11 +42,13 @@ from wirebell.errors import ConfigError
 from wirebell.model import ChannelOptions
 from wirebell.namespaces import Namespaces
 from wirebell.options import ChannelNames, PersonalChannel
+from wirebell.rates import CommandRates
 from wirebell.settings import Settings
 
 __all__ = ("load",)
 
 WITHOUT_NAMESPACE = "channel.without_namespace"
+INTERNAL = "what was for that address only (server API, health, metrics, swagger) is not served"
 
 
 def load(
@@ -90,6 +96,12 @@ def load(
     settings = _create_settings(values)
     names = ChannelNames(**values.collect("names"))
     client = create_client(values)
+    transports, api, endpoints = (
+        create_transports(values),
+        create_api(values),
+        create_endpoints(values),
+    )
+    check_paths(values, transports, api, endpoints)
     _check_names(names, settings, without_namespace, options)
     _check_personal(client.personal, without_namespace, options)
     has_own_keys = values.get("client.subscription_token.enabled")
@@ -108,9 +120,9 @@ def load(
             create_token_keys(values, "client.subscription_token") if has_own_keys else None
         ),
         client=client,
-        transports=create_transports(values),
-        api=create_api(values),
-        endpoints=create_endpoints(values),
+        transports=transports,
+        api=api,
+        endpoints=endpoints,
         server=create_server(values),
         warnings=tuple(
             _list_warnings(prefix, [file, environment, flagged], [without, *namespaces], entries)
@@ -133,8 +145,28 @@ def _create_options(namespace: Namespace, values: Values) -> ChannelOptions:
     )
 
 
+class GivenSettings(Settings):
+    """Settings that are all given: nothing is read from the environment once more.
+
+    An object that is given in two places would be joined from both.
+    """
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take what was given."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+
 def _create_settings(values: Values) -> Settings:
-    """Create the limits and intervals. All are given, so that none is read from elsewhere."""
+    """Create the limits and intervals."""
     fields = values.collect("settings")
     if not values.is_given("publication_bytes_max"):
         # What a client may send it may publish, and an endpoint may add as much.
@@ -144,9 +176,12 @@ def _create_settings(values: Values) -> Settings:
     spare = values.get("shutdown.timeout") - fields["close_timeout_seconds"] - 2.0
     fields["drain_window_seconds"] = min(fields["drain_window_seconds"], max(spare, 0.0))
     try:
-        return Settings(**fields)
+        settings = GivenSettings(**fields)
     except ValidationError as error:
         raise ConfigError("; ".join(_describe(error, values))) from error
+    # Nodes find out too, when they start.
+    CommandRates(settings.commands_per_second_max)
+    return settings
 
 
 def _describe(error: ValidationError, values: Values) -> Iterator[str]:
@@ -226,7 +261,10 @@ def _list_warnings(
         is_channel = path.startswith(f"{WITHOUT_NAMESPACE}.")
         if path in KEYS or path in ACCEPTED or is_channel:
             continue
-        if not is_default(entry.value, known[path]):
+        if path in INTERNAL_KEYS:
+            if has_internal_address(Values(entries)):
+                yield f"{entry.origin}: not there yet; {INTERNAL}"
+        elif not is_default(entry.value, known[path]):
             yield f"{entry.origin}: not there yet, ignored"
     for item in namespaces:
         blocks = is_unavailable(_where(item), item.entries)

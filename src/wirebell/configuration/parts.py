@@ -7,7 +7,7 @@ from typing import Any
 
 from wirebell.configuration.reading import Values
 from wirebell.configuration.result import ServerOptions, TLSOptions
-from wirebell.configuration.values import read_pem
+from wirebell.configuration.values import Kind, parse, read_pem
 from wirebell.errors import ConfigError, Disconnect
 from wirebell.options import (
     APIOptions,
@@ -25,12 +25,15 @@ from wirebell.options import (
 from wirebell.tokens import TokenKeys, TokenVerifier
 
 __all__ = (
+    "INTERNAL_KEYS",
+    "check_paths",
     "create_api",
     "create_client",
     "create_endpoints",
     "create_server",
     "create_token_keys",
     "create_transports",
+    "has_internal_address",
 )
 
 TOKEN_FIELDS = (
@@ -55,9 +58,16 @@ LOG_LEVELS = {
     "fatal": "CRITICAL",
     "none": "CRITICAL",
 }
+# Keys that move what operators ask to an address of their own, and what clients have instead.
+INTERNAL_KEYS = {
+    "http_server.internal_address": "http_server.address",
+    "http_server.internal_port": "http_server.port",
+}
+API_IS_EXTERNAL = "http_api.external"
 # Codes that an endpoint may close a WebSocket with (RFC 6455, section 7.4.2).
 CLOSE_CODES = range(3000, 5000)
 STATUSES = range(200, 600)
+TRANSPORTS = ("websocket", "sse", "http_stream", "uni_websocket", "uni_sse", "uni_http_stream")
 
 
 def create_token_keys(values: Values, section: str) -> TokenKeys:
@@ -188,11 +198,42 @@ def create_transports(values: Values) -> TransportOptions:
     )
 
 
+def has_internal_address(values: Values) -> bool:
+    """Tell whether operators were to have an address of their own, which is not there yet.
+
+    What was to be reached there only is not served where clients come: it may ask for no key.
+    """
+    return any(
+        entry is not None
+        and entry.value not in (None, "")
+        and str(entry.value) != str(values.get(outside))
+        for entry, outside in (
+            (values.entries.get(path), outside) for path, outside in INTERNAL_KEYS.items()
+        )
+    )
+
+
+def _is_api_external(values: Values) -> bool:
+    """Tell whether clients' address has the server API in any case."""
+    entry = values.entries.get(API_IS_EXTERNAL)
+    if entry is None or entry.value is None:
+        return False
+    try:
+        return bool(parse(Kind.BOOLEAN, entry.value))
+    except ConfigError as error:
+        raise ConfigError(f"{entry.origin} {error}, got {entry.value!r:.80}") from None
+
+
 def create_api(values: Values) -> APIOptions:
     """Create the server API."""
+    path = _read_path(values, "http_api.handler_prefix")
+    if path == "/":
+        # It answers everything below its path, and nothing else would be reached.
+        raise ConfigError(f"{values.origin('http_api.handler_prefix')} must be below the root")
+    is_served = _is_api_external(values) or not has_internal_address(values)
     return APIOptions(
-        enabled=not values.get("http_api.disabled"),
-        path=_read_path(values, "http_api.handler_prefix"),
+        enabled=is_served and not values.get("http_api.disabled"),
+        path=path,
         key=values.get("http_api.key"),
         insecure=values.get("http_api.insecure"),
         transport_errors=values.get("http_api.error_mode") == "transport",
@@ -205,6 +246,8 @@ def create_endpoints(values: Values) -> EndpointOptions:
     def read(section: str, key: str = "handler_prefix") -> str:
         return _read_path(values, f"{section}.{key}") if values.get(f"{section}.enabled") else ""
 
+    if has_internal_address(values):
+        return EndpointOptions(init=read("init"))
     return EndpointOptions(
         health=read("health"),
         ready=read("health", "ready_handler_prefix"),
@@ -212,6 +255,34 @@ def create_endpoints(values: Values) -> EndpointOptions:
         swagger=read("swagger"),
         init=read("init"),
     )
+
+
+def check_paths(
+    values: Values, transports: TransportOptions, api: APIOptions, endpoints: EndpointOptions
+) -> None:
+    """Refuse two things at one path: one of them would never be reached.
+
+    Raises:
+        ConfigError: There are such two.
+    """
+    served = {f"{name}.handler_prefix": getattr(transports, name) for name in TRANSPORTS}
+    paths = [(key, options.path) for key, options in served.items() if options.enabled]
+    if transports.sse.enabled or transports.http_stream.enabled:
+        paths.append(("emulation.handler_prefix", transports.emulation.path))
+    if api.enabled:
+        paths.append(("http_api.handler_prefix", api.path))
+    paths += [
+        ("health.handler_prefix", endpoints.health),
+        ("health.ready_handler_prefix", endpoints.ready),
+        ("prometheus.handler_prefix", endpoints.metrics),
+        ("swagger.handler_prefix", endpoints.swagger),
+        ("init.handler_prefix", endpoints.init),
+    ]
+    taken: dict[str, str] = {}
+    for key, path in paths:
+        origin = values.origin(key)
+        if path and taken.setdefault(path, origin) != origin:
+            raise ConfigError(f"{taken[path]} and {origin} are both {path!r}")
 
 
 def create_server(values: Values) -> ServerOptions:

@@ -37,10 +37,10 @@ class TLSOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How the server proves itself, and whom it asks to do the same.
 
     Attributes:
-        certificate: PEM, the whole chain; or the path of such a file.
-        key: PEM, or the path of such a file.
-        client_authorities: Peers must show a certificate that one of these signed; PEM, or the
-            path of such a file. Empty asks for none.
+        certificate: PEM, the whole chain.
+        key: PEM.
+        client_authorities: Peers must show a certificate that one of these signed; PEM. Empty
+            asks for none.
     """
 
     certificate: str
@@ -52,16 +52,16 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The process: where it listens and what it writes.
 
     Attributes:
-        address: To listen on; empty for every one.
+        address: To listen on; empty for every IPv4 address.
         port: 0 takes a free one.
         unix_socket: Path to listen on instead; empty for none.
         workers: Processes, 1 or more.
         tls: ``None`` speaks without.
         log_level: Least level that is logged: ``DEBUG``, ``INFO``, ``WARNING``, ``ERROR``.
         log_file: Where log lines go; empty for standard error.
-        shutdown_seconds: Time to end in; 0 leaves it to the settings.
+        shutdown_seconds: Most time to end in; 0 leaves it to the settings.
         pid_file: Where the process writes its number; empty for nowhere.
-        node_name: How the node calls itself; empty for host and port.
+        node_name: How the node calls itself; empty for machine and process.
     """
 
     address: str = ""

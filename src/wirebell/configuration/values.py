@@ -209,7 +209,9 @@ def read_pem(value: str) -> str:
     try:
         text = Path(value).read_text()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"is neither PEM nor a file that can be read: {error}") from None
+        # The error itself has the "path" in it, and that may be a private key with a slip in it.
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigError(f"is neither PEM nor a file that can be read: {reason}") from None
     if "-----BEGIN" not in text:
         raise ConfigError("names a file that holds no PEM")
     return text

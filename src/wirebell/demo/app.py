@@ -5,7 +5,6 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from pathlib import Path
 
 from anyio import to_thread
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -26,6 +25,7 @@ from wirebell.demo.db import DEMO_PASSWORD, DEMO_USERS, User, create_engine_for,
 from wirebell.demo.live import rt
 from wirebell.demo.settings import DemoSettings, load_secret
 from wirebell.logs import redact_servers
+from wirebell.routes import BrowserClient
 from wirebell.version import __version__
 
 __all__ = ("create_app",)
@@ -33,13 +33,6 @@ __all__ = ("create_app",)
 logger = logging.getLogger(__name__)
 
 WEB = files("wirebell.demo") / "web"
-
-
-def find_browser_client() -> Path:
-    """Return the folder of the browser client: in the package, or beside ``src`` in a checkout."""
-    package = Path(str(files("wirebell")))
-    installed = package / "browser"
-    return installed if installed.is_dir() else package.parents[1] / "clients" / "browser"
 
 
 PAGE_HEADERS = {
@@ -147,7 +140,7 @@ def create_app() -> FastAPI:
     for module in (accounts, tasks, sockets):
         app.include_router(module.router)
     # After the sockets, which know what to say to one that goes there.
-    app.mount("/web/browser", StaticFiles(directory=find_browser_client()), name="browser")
+    app.mount("/web/browser", BrowserClient(), name="browser")
     app.mount("/web", StaticFiles(packages=[("wirebell.demo", "web")]), name="web")
     return app
 

@@ -14,7 +14,7 @@ import msgspec
 from wirebell.errors import CommandError, ErrorCode, ProtocolError
 from wirebell.http_api import messages
 from wirebell.model import ChannelOptions, ClientInfo, PayloadFormat, Publication
-from wirebell.namespaces import check_publication, normalise
+from wirebell.namespaces import check_publication, embed
 
 __all__ = (
     "UNREADABLE",
@@ -93,7 +93,7 @@ def read_value(raw: msgspec.Raw, base64: str) -> bytes:
     if not data:
         return b""
     check_publication(_ANY_JSON, data)
-    return normalise(data)
+    return embed(data)
 
 
 def encode_info(info: ClientInfo) -> msgspec.Raw:

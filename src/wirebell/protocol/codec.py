@@ -141,16 +141,15 @@ def check_command(command: Command) -> Command:
         return PONG
     if not 0 <= command.id <= ID_MAX:
         raise BadRequest(f"id {command.id} is not within 0 and {ID_MAX}")
-    if command.publish is not None or command.rpc is not None:
-        return command
+    # Of several requests each is checked: which one counts is the session's to say.
     if command.subscribe is not None:
         _check_subscribe(command.subscribe)
-    elif command.history is not None:
+    if command.history is not None:
         _check_range("limit", command.history.limit, -INT32_MAX - 1, INT32_MAX)
         _check_position(command.history.since)
-    elif command.connect is not None:
+    if command.connect is not None:
         check_connect(command.connect)
-    elif _is_empty(command):
+    if _is_empty(command):
         raise BadRequest(f"command {command.id} has no known request")
     return command
 
@@ -167,9 +166,14 @@ def check_connect(request: ConnectRequest) -> None:
 
 
 def _is_empty(command: Command) -> bool:
-    """Tell whether a command that is none of the frequent ones asks for nothing."""
+    """Tell whether a command asks for nothing."""
     return (
-        command.unsubscribe is None
+        command.publish is None
+        and command.rpc is None
+        and command.subscribe is None
+        and command.history is None
+        and command.connect is None
+        and command.unsubscribe is None
         and command.presence is None
         and command.presence_stats is None
         and command.send is None

@@ -43,7 +43,7 @@ from wirebell.protocol.pushes import (
     UnsubscribePush,
 )
 
-__all__ = ("JSON", "JSONCodec")
+__all__ = ("JSON", "JSONCodec", "mend_escapes")
 
 
 class _Emulation(msgspec.Struct):
@@ -59,6 +59,8 @@ _CONNECT = msgspec.json.Decoder(ConnectRequest)
 _EMULATION = msgspec.json.Decoder(_Emulation)
 _ENCODER = msgspec.json.Encoder()
 _UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
+# 4,096 are remembered, also of clients that have gone: with their texts that is 8 MB.
+KNOWN_INFO_BYTES_MAX = 1024
 # Looking a member up costs more than writing a small publication.
 _AS_JSON, _AS_TEXT = PayloadFormat.JSON, PayloadFormat.TEXT
 _ESCAPE = re.compile(
@@ -199,7 +201,13 @@ def _decode_command(line: str, before: Sequence[Command] = ()) -> Command:
         command = _COMMAND.decode(line)
     except _UNREADABLE:
         command = None  # read again below, mended or to say what is wrong
-    if command is not None and command.publish is not None and 0 < command.id <= ID_MAX:
+    if (
+        command is not None
+        and command.publish is not None
+        and 0 < command.id <= ID_MAX
+        and command.connect is None
+        and command.subscribe is None
+    ):
         # The most frequent one: there is nothing else to check.
         return command
     try:
@@ -222,10 +230,15 @@ def _decode(decoder: msgspec.json.Decoder[Any], text: str) -> object:
     try:
         return decoder.decode(text)
     except _UNREADABLE as error:
-        mended = _ESCAPE.sub(_mend_escape, text) if "\\u" in text else text
+        mended = mend_escapes(text)
         if mended == text:
             raise BadRequest(f"the frame cannot be read: {error}") from error
     return _decode(decoder, mended)
+
+
+def mend_escapes(text: str) -> str:
+    """Replace each half of a character that stands alone in JSON as an escape."""
+    return _ESCAPE.sub(_mend_escape, text) if "\\u" in text else text
 
 
 def _mend_escape(match: re.Match[str]) -> str:
@@ -308,12 +321,20 @@ def _encode_publication(
     return parts + "}"
 
 
-@lru_cache(maxsize=4096)
 def _encode_info(info: ClientInfo) -> str:
-    """Write a ClientInfo, once for a client that is busy.
+    """Write a ClientInfo, once for a client that is busy."""
+    size = len(info.user_id) + len(info.conn_info) + len(info.chan_info)
+    return _encode_short_info(info) if size <= KNOWN_INFO_BYTES_MAX else _write_info(info)
 
-    ``user`` and ``client`` are always there (section 1.1).
-    """
+
+@lru_cache(maxsize=4096)
+def _encode_short_info(info: ClientInfo) -> str:
+    """Write a ClientInfo, and remember it."""
+    return _write_info(info)
+
+
+def _write_info(info: ClientInfo) -> str:
+    """Write a ClientInfo; ``user`` and ``client`` are always there (section 1.1)."""
     parts = f'{{"user":{_quote(info.user_id)},"client":{_quote(info.client_id)}'
     if info.conn_info:
         parts += f',"conn_info":{_embed(info.conn_info)}'

@@ -202,7 +202,7 @@ class Error(msgspec.Struct, frozen=True):
 
 
 class SubscribeResult(msgspec.Struct, frozen=True):
-    """What a client learns of a channel. ``deltas`` are the patches in ``publications``.
+    """What a client learns of a channel.
 
     Attributes:
         publications: What it missed, oldest first.

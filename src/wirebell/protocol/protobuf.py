@@ -74,11 +74,16 @@ class ProtobufCodec:
             if not data:
                 raise BadRequest("the frame is empty")
             while place < len(data):
+                if not data[place]:
+                    # A frame may hold as many pongs as bytes.
+                    commands.append(PONG)
+                    place += 1
+                    continue
                 size, start = _read_varint(data, place)
                 place = start + size
                 if place > len(data):
                     raise BadRequest(f"a command of {size} bytes is cut off")
-                # A frame may hold as many pongs as bytes.
+                # A length of no bytes can be written in more than one.
                 command = check_command(_read_command(data[start:place])) if size else PONG
                 commands.append(command)
         except BadRequest as error:

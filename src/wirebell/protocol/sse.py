@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from wirebell.model import StreamPosition
+from wirebell.protocol.json import mend_escapes
 
 __all__ = (
     "EVENT_ID_BYTES_MAX",
@@ -99,17 +100,20 @@ def resume(request: str, positions: Mapping[str, StreamPosition]) -> str:
     """Have a ConnectRequest recover from positions, which win over those that it has itself.
 
     Args:
-        request: JSON, known to be a ConnectRequest.
+        request: JSON that a codec has read as a ConnectRequest. What it says besides stays as it
+            is, and is not read: no number is too large here, and nothing nested too deeply.
         positions: Channel → the last position that the peer saw.
 
     Raises:
         msgspec.DecodeError: ``request`` is none.
     """
-    fields = msgspec.json.decode(request, type=dict[str, msgspec.Raw])
+    fields = msgspec.json.decode(mend_escapes(request), type=dict[str, msgspec.Raw])
     wishes = msgspec.json.decode(
-        fields.get("subs", b"{}"), type=dict[str, dict[str, object] | None] | None
+        fields.get("subs", b"{}"), type=dict[str, dict[str, msgspec.Raw] | None] | None
     )
-    subs = {channel: wish or {} for channel, wish in (wishes or {}).items()}
+    subs: dict[str, dict[str, object]] = {
+        channel: {**(wish or {})} for channel, wish in (wishes or {}).items()
+    }
     for channel, position in positions.items():
         wish = subs.setdefault(channel, {})
         wish |= {"recover": True, "offset": position.offset, "epoch": position.epoch}

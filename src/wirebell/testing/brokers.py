@@ -223,15 +223,20 @@ async def check_history_size(broker: Broker, listener: RecordingListener) -> Non
 
 
 async def check_history_since_and_limit(broker: Broker, listener: RecordingListener) -> None:
-    """History starts after ``since``, stops at ``limit``, and 0 asks for the position alone."""
+    """History starts after ``since``, stops at ``limit``, and 0 asks for the position alone.
+
+    A peer may name any position: after the largest there is nothing.
+    """
     channel = _channel()
     for number in range(1, 6):
         await _publish(broker, channel, _number(number), KEPT)
     since = StreamPosition(2, "")
     part = await broker.history(channel, KEPT, since=since, limit=2)
     alone = await broker.history(channel, KEPT, since=None, limit=0)
+    ahead = await broker.history(channel, KEPT, since=StreamPosition(2**64 - 1, ""), limit=2)
     assert [p.offset for p in part.publications] == [3, 4]
     assert (alone.top.offset, tuple(alone.publications)) == (5, ())
+    assert (ahead.top.offset, tuple(ahead.publications)) == (5, ())
 
 
 async def check_recovery(broker: Broker, listener: RecordingListener) -> None:

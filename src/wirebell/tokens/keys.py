@@ -162,7 +162,8 @@ def compile_expression(name: str, expression: str) -> re.Pattern[str] | None:
     # RE2, which configurations are written for, has two forms that Python writes otherwise.
     translated = re.sub(r"\(\?<(?![=!])", "(?P<", expression).replace(r"\z", r"\Z")
     try:
-        return re.compile(translated)
+        # There ``\d``, ``\s``, ``\w`` and ``\b`` are ASCII's.
+        return re.compile(translated, re.ASCII)
     except re.error as error:
         raise ConfigError(f"{name} {expression!r}: {error}") from error
 

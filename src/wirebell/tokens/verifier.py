@@ -153,7 +153,8 @@ class TokenVerifier:
         """
         parts = split(token)
         if not self.keys.skip_signature and not self._is_signed(parts, now, jwk):
-            raise TokenInvalid(f"signature ({parts.header.alg}) is not of a known key")
+            # For the log, and anybody may have written it.
+            raise TokenInvalid(f"signature ({parts.header.alg!r:.32}) is not of a known key")
         claims = decode_claims(parts.payload)
         self._check_origin(claims)
         return claims, parts.payload

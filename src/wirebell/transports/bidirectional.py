@@ -41,7 +41,7 @@ _CONNECTING, _CLOSED = State.CONNECTING, State.CLOSED
 class BidirectionalReceiver:
     """A `wirebell.interfaces.Receiver` for one client of the protocol.
 
-    Mutable state: the session, and the client that it drives.
+    Mutable state: the session, the client that it drives, and whether a command is waited for.
 
     Args:
         node: The engine.
@@ -63,6 +63,7 @@ class BidirectionalReceiver:
     __slots__ = (
         "client",
         "has_native_pings",
+        "is_busy",
         "is_emulated",
         "node",
         "on_connect",
@@ -86,6 +87,7 @@ class BidirectionalReceiver:
     ) -> None:
         self.node = node
         self.session = Session(codec)
+        self.is_busy = False
         self.is_emulated = is_emulated
         self.has_native_pings = has_native_pings
         self.on_connect = on_connect
@@ -121,8 +123,12 @@ class BidirectionalReceiver:
         command = self.session.receive_publish(data)
         return self._go_on() if command is None else self._publish(command)
 
+    def receive_leave(self) -> None:
+        """Leave the channels; commands that came before are done, as far as they need none."""
+        self.node.disconnect(self.client.connection)
+
     def receive_eof(self) -> None:
-        """Leave the channels."""
+        """Leave the channels, and forget the client."""
         self.session.close()
         self.client.end()
         if self.on_end is not None:
@@ -144,9 +150,7 @@ class BidirectionalReceiver:
         if session.state is State.CONNECTED and not session.is_pong_due:
             session.expect_pong()
             self.node.write(self.client.connection, session.codec.ping)
-            self.client.deadlines.plan(
-                "pong", self.node.settings.pong_timeout_seconds, self._check_pong
-            )
+            self._plan_pong()
         return True
 
     def close(self, disconnect: Disconnect) -> None:
@@ -197,6 +201,7 @@ class BidirectionalReceiver:
     async def _finish(self, answer: Awaitable[Reply | None]) -> None:
         """Wait for an answer, then handle what came behind the command."""
         session, client = self.session, self.client
+        self.is_busy = True
         try:
             self._reply(await answer)
             while (found := session.next_command()) is not None:
@@ -211,6 +216,8 @@ class BidirectionalReceiver:
             self.close(error.disconnect)
         except Exception:  # noqa: BLE001 - it is logged there.
             self._fail()
+        finally:
+            self.is_busy = False
 
     def _fail(self) -> None:
         """End a connection of which a command failed on our side; to be called in ``except``."""
@@ -257,7 +264,17 @@ class BidirectionalReceiver:
         else:
             self.close(create_disconnect(DisconnectCode.CONNECTION_CLOSED))
 
+    def _plan_pong(self) -> None:
+        """Give the client its time to answer a ping."""
+        delay = self.node.settings.pong_timeout_seconds
+        self.client.deadlines.plan("pong", delay, self._check_pong)
+
     def _check_pong(self) -> None:
         """End a connection whose client did not answer a ping."""
-        if self.session.is_pong_due:
+        if not self.session.is_pong_due:
+            return
+        if self.is_busy:
+            # Nothing of the client is read meanwhile: its pong may lie behind the command.
+            self._plan_pong()
+        else:
             self.close(create_disconnect(DisconnectCode.NO_PONG))

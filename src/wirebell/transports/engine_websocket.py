@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import socket
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
@@ -23,10 +22,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from wirebell.errors import Disconnect, DisconnectCode
+from wirebell.errors import Disconnect, DisconnectCode, create_disconnect
 from wirebell.interfaces import Receiver
-from wirebell.liveness import PingRing
+from wirebell.liveness import LEAVE_SECONDS, PingRing
 from wirebell.model import Frames
+from wirebell.process import set_user_timeout
 from wirebell.settings import Settings
 from wirebell.takeover import Host, LiveSocket, Successor, TakenSocket, Takeover
 from wirebell.websocket.deflate import Deflate
@@ -229,7 +229,7 @@ class EngineWebSocket(LiveSocket[Host], Successor):
         # What was negotiated before we were asked is understood, and not used.
         self.deflate = taken.deflate if self.settings.compression else None
         self.reader.message_bytes_max = self.settings.message_bytes_max
-        _set_user_timeout(self.transport, self.settings.tcp_user_timeout_seconds)
+        set_user_timeout(self.transport, self.settings.tcp_user_timeout_seconds)
         self.state = State.OPEN
         self.is_paused, self.late_pong = taken.is_paused, taken.late_pong
         self.start_pings()
@@ -281,10 +281,13 @@ class EngineWebSocket(LiveSocket[Host], Successor):
         """Forget the peer; a handler that runs may finish."""
         super().connection_lost(exc)
         self.state = State.LOST
-        self.is_direct = False
+        # Nobody has to wait for it to read any more.
+        self.is_direct = self.is_paused = False
         self.queue = None
         if self.work is None:
             self._end()
+        else:
+            self._plan_leave()
 
     def pause_writing(self) -> None:
         """Queue what is written from now on."""
@@ -328,7 +331,7 @@ class EngineWebSocket(LiveSocket[Host], Successor):
         """Cut a peer that does not read; who takes nothing in a whole interval is stuck."""
         waiting = self.transport.get_write_buffer_size()
         if self.stalled_bytes is not None and waiting >= self.stalled_bytes:
-            self.receiver.close(Disconnect(DisconnectCode.SLOW, "slow consumer"))
+            self.receiver.close(create_disconnect(DisconnectCode.SLOW))
         self.stalled_bytes = waiting
 
     def _check_idle(self) -> None:
@@ -380,6 +383,11 @@ class EngineWebSocket(LiveSocket[Host], Successor):
         if self.inbox is None:
             self.inbox = deque()
         self.inbox.append(event)
+        if isinstance(event, Close):
+            self._plan_leave()
+        if len(self.inbox) > INBOX_MESSAGES_MAX:
+            # Past the bound already, and what was read at once may be thousands of messages.
+            return
         size = sum(len(event) for event in self.inbox if isinstance(event, str | bytes))
         if len(self.inbox) >= INBOX_MESSAGES_MAX or size >= INBOX_BYTES_MAX:
             self.transport.pause_reading()
@@ -462,6 +470,15 @@ class EngineWebSocket(LiveSocket[Host], Successor):
 
     # The end
 
+    def _plan_leave(self) -> None:
+        """Bound how long a peer that is gone stays in its channels because of its handlers."""
+        asyncio.get_running_loop().call_later(LEAVE_SECONDS, self._leave)
+
+    def _leave(self) -> None:
+        """Have a peer that is gone leave, unless that has happened."""
+        if self.work is not None and self.state in IN_TURN:
+            self.receiver.receive_leave()
+
     def _end(self) -> None:
         """Tell the receiver that the peer is gone."""
         self.state = State.ENDED
@@ -485,10 +502,12 @@ class EngineWebSocket(LiveSocket[Host], Successor):
 
     def _send_close(self, code: int, reason: str) -> None:
         """Send the close frame; the peer has ``close_timeout_seconds`` to answer it."""
+        # First of all: a code that no frame may carry must not leave half an end.
+        frame = encode_close(code, reason)
         self.state = State.CLOSING
         self.is_direct = False
         self.queue = self.inbox = None
-        self.transport.write(encode_close(code, reason))
+        self.transport.write(frame)
         self.transport.resume_reading()
         self.plan_abort(self.settings.close_timeout_seconds)
 
@@ -526,13 +545,6 @@ class EngineWebSocket(LiveSocket[Host], Successor):
             return frames.wire or encode_wire(frames)
         bits = self.deflate.server_window_bits
         return deflate_wire(frames, bits, self.settings.compression_bytes_min)
-
-
-def _set_user_timeout(transport: asyncio.Transport, seconds: float) -> None:
-    """Have the kernel drop a peer that acknowledges nothing; Linux only, and TCP only."""
-    link = transport.get_extra_info("socket")
-    if link is not None and hasattr(socket, "TCP_USER_TIMEOUT") and link.family != socket.AF_UNIX:
-        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
 
 
 async def _finish(work: Awaitable[None] | None) -> None:

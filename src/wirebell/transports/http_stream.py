@@ -1,48 +1,39 @@
 """Messages down the body of an HTTP response, behind any ASGI server: SSE and HTTP streaming.
 
-Strategy: the request's task waits for the peer to leave, and for nothing else. What is written
-waits in a queue that is bounded in bytes, and the writers that all links share give the server one
-piece of the body for all that waits. The response begins with the first message, so that a connect
-that fails can still be answered by a status. What the peer says comes through other requests.
-Sources: ASGI specification, HTTP section 2.3; protocol document, sections 1.2, 1.10 and 1.11.
+Strategy: that of `wirebell.portable`. The request's task waits for the peer to leave; the server is
+given one piece of the body for all that waits. The response begins with the first message, so that
+a connect that fails can still be answered by a status. What the peer says comes through other
+requests. Sources: ASGI specification, HTTP section 2.3; protocol document, sections 1.2, 1.10 and
+1.11.
 
-Invariants: messages leave in the order of ``write``; after the last piece of the body nothing is
-sent; ``run`` ends within ``close_timeout_seconds`` of a ``close``, whatever the peer does; the
-receiver is told one thing at a time, and of the peer's end once, last.
+Invariants: after the last piece of the body nothing is sent; ``run`` ends within
+``close_timeout_seconds`` of a ``close``, whatever the peer does; messages of the peer are handled
+one at a time, and its end is told once, whether one of them is still handled or not.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
-import socket
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import Enum
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
-from wirebell.errors import Disconnect, DisconnectCode, create_disconnect
+from wirebell.errors import DisconnectCode, create_disconnect
 from wirebell.interfaces import Receiver
 from wirebell.liveness import PingRing
 from wirebell.model import Frames
 from wirebell.options import ConnectResponse
+from wirebell.portable import PortableCarrier, Receive, Send, State, Writers, finish, measure
+from wirebell.process import PROCESS, abort_late, set_user_timeout
 from wirebell.protocol.framing import Framing
 from wirebell.settings import Settings
 
-__all__ = ("HTTPStream", "Headers", "Streams", "Writers")
+__all__ = ("HTTPStream", "Headers", "Streams")
 
-logger = logging.getLogger(__name__)
-
-# ASGI's own types: a scope and a message are dictionaries of the specification.
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 
-# What a waiting message takes besides its text; without it empty ones would be unbounded.
-MESSAGE_BYTES = 64
 # What is given to the server at once. It may wait there beside the queue, so it is kept small.
 PIECE_BYTES_MAX = 65_536
 # Messages of other requests that may wait for their turn. HTTP/2 lets a browser have 100 requests.
@@ -61,13 +52,6 @@ STREAM_HEADERS = (
     (b"expire", b"0"),
     (b"x-accel-buffering", b"no"),
 )
-
-
-class Writers(Protocol):
-    """Writes for all links of a process; see `wirebell.transports.asgi_websocket.Writers`."""
-
-    def offer(self, link: Any) -> None:
-        """Have ``link.drain`` called by a task; the link must not be on offer already."""
 
 
 class Streams:
@@ -128,17 +112,6 @@ class Streams:
                 link.shutdown()
 
 
-class State(Enum):
-    """How far a response has come."""
-
-    OPENING = "opening"
-    """Not begun."""
-    OPEN = "open"
-    """The status is out."""
-    CLOSED = "closed"
-    """The body has ended, or the peer is gone: what is written is dropped."""
-
-
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """A whole response in place of a stream."""
@@ -148,11 +121,10 @@ class Refusal:
     body: bytes
 
 
-class HTTPStream:
-    """A `wirebell.interfaces.Transport` over ASGI's ``send``, for one response.
+class HTTPStream(PortableCarrier):
+    """One HTTP response over ASGI's ``send``.
 
-    Mutable state: how far the response has come, the queue of frames with its bytes, the task that
-    writes right now, the messages that wait for their turn. Used on one event loop.
+    Mutable state: that of `PortableCarrier`, and the messages that wait for their turn.
 
     Args:
         receive: The server's; the body of the request was received already.
@@ -166,37 +138,17 @@ class HTTPStream:
         connect_responses: Code → answer for a connect that fails; see `refuse_connect`.
     """
 
+    opens_by_writing = True
+
     __slots__ = (
         "connect_responses",
-        "disconnect",
-        "drained",
         "framing",
-        "give_up",
-        "has_given_up",
         "headers",
-        "is_offered",
-        "is_waiting",
-        "notice",
-        "piece_count",
-        "ping_slot",
-        "pings",
-        "queue",
-        "queued_bytes",
-        "reading",
-        "receive",
-        "receiver",
         "refusal",
-        "send",
-        "settings",
-        "stalled_at",
-        "state",
         "streams",
         "transport",
         "turn",
         "turn_count",
-        "unheard_since",
-        "writer",
-        "writers",
     )
 
     def __init__(
@@ -212,79 +164,18 @@ class HTTPStream:
         headers: Headers = (),
         connect_responses: Mapping[int, ConnectResponse] | None = None,
     ) -> None:
-        self.receive = receive
-        self.send = send
-        self.settings = settings
-        self.writers = writers
+        self.transport = _find_transport(receive)
+        abort = None if self.transport is None else partial(abort_late, self.transport)
+        super().__init__(receive, send, settings, writers, pings=pings, abort=abort)
         self.framing = framing
         self.streams = streams
-        self.pings = pings
         self.headers: tuple[tuple[bytes, bytes], ...] = tuple(headers)
         self.connect_responses = connect_responses
-        self.transport = _find_transport(receive)
-        self.state = State.OPENING
-        self.queue: deque[Frames] = deque()
-        self.queued_bytes = 0
-        self.is_offered = False
-        self.writer: asyncio.Task[None] | None = None
-        self.disconnect: Disconnect | None = None
-        self.notice: str | bytes | None = None
         self.refusal: Refusal | None = None
-        self.give_up: asyncio.TimerHandle | None = None
-        self.drained: asyncio.Future[None] | None = None
-        self.reading: asyncio.Timeout | None = None
-        self.is_waiting = False
-        self.has_given_up = False
-        self.receiver: Receiver | None = None
         self.turn = asyncio.Lock()
         self.turn_count = 0
-        self.piece_count = 0
-        self.stalled_at = -1
-        self.unheard_since: int | None = None
-        self.ping_slot = -1
 
     # The connection's side
-
-    @property
-    def is_writable(self) -> bool:
-        """Whether nothing waits."""
-        return not self.is_offered
-
-    @property
-    def is_ending(self) -> bool:
-        """Whether nothing more is taken."""
-        return self.give_up is not None or self.state is State.CLOSED
-
-    def write(self, frames: Frames) -> bool:
-        """Take messages for the peer; false when too many bytes would wait.
-
-        A tick that finds the queue empty is always taken: a peer is slow only when it has not
-        read what earlier ticks gave it.
-        """
-        if self.is_ending or not frames.messages:
-            return True
-        waiting = self.queued_bytes + _measure(frames)
-        if self.queued_bytes and waiting > self.settings.send_queue_bytes_max:
-            return False
-        self.queue.append(frames)
-        self.queued_bytes = waiting
-        if not self.is_offered:
-            self.is_offered = True
-            self.writers.offer(self)
-        return True
-
-    def close(self, disconnect: Disconnect, *, notice: str | bytes | None = None) -> None:
-        """Send what waits, then ``notice``, then the end of the body; idempotent.
-
-        A process that stops tells an EventSource to come back after a time of its own.
-        """
-        if self.is_ending:
-            return
-        self.disconnect, self.notice = disconnect, notice
-        if disconnect.code == DisconnectCode.SLOW:
-            # What waits is why it is cut, and the log has it for those who come back.
-            self.queue.clear()
-        self._begin_end()
 
     def refuse(self, status: int, body: bytes, *, headers: Headers = ()) -> None:
         """Answer with a status in place of a stream; only while nothing was written.
@@ -304,10 +195,11 @@ class HTTPStream:
             code: Of the error or of the disconnect. One that has no answer is answered 500.
 
         Returns:
-            False where failed connects are told as messages, or the response has begun: the
-            caller must close then.
+            False where failed connects are told as messages, or the response has begun or was
+            ended: the caller must close then.
         """
-        if self.connect_responses is None or self.state is not State.OPENING or self.is_offered:
+        has_begun = self.state is not State.OPENING or self.is_offered
+        if self.connect_responses is None or has_begun or self.is_ending:
             return False
         default = ConnectResponse(status=500, body="Internal Server Error")
         answer = self.connect_responses.get(code, default)
@@ -327,35 +219,27 @@ class HTTPStream:
             first: What the peer said with the request itself.
         """
         self.receiver = receiver
-        if self.transport is not None:
-            _set_user_timeout(self.transport, self.settings.tcp_user_timeout_seconds)
-        self.streams.add(self, _find_connections(self.transport))
-        self.pings.add(self)
         try:
-            await self._read(receiver, first)
-            await self.finish()
+            if self.transport is not None:
+                set_user_timeout(self.transport, self.settings.tcp_user_timeout_seconds)
+            self.streams.add(self, _find_connections(self.transport))
+            if self.pings is not None:
+                self.pings.add(self)
+            await self._serve(self._read(receiver, first))
+            await self._end()
         finally:
             self.streams.discard(self)
-            self.pings.remove(self)
+            if self.pings is not None:
+                self.pings.remove(self)
             self._stop()
-            await _finish(receiver.receive_eof())
+            await finish(receiver.receive_eof())
 
     async def finish(self) -> None:
         """Send what was decided before `run`; `run` does that itself."""
-        if self.give_up is None or self.state is State.CLOSED:
+        if self.give_up is None:
             return
         try:
-            async with asyncio.timeout_at(self.give_up.when()):
-                if self.is_offered:
-                    self.drained = asyncio.get_running_loop().create_future()
-                    await self.drained
-                await self._send_last()
-                self.state = State.CLOSED
-                await self._wait_sent()
-        except TimeoutError:
-            self._give_up()
-        except Exception as error:  # noqa: BLE001 - see `drain`
-            logger.debug("the peer left while it was closed: %r", error)
+            await self._end()
         finally:
             self._stop()
 
@@ -377,52 +261,22 @@ class HTTPStream:
             self.turn_count -= 1
 
     def shutdown(self) -> None:
-        """Tell the receiver that the process stops."""
+        """Tell the receiver that the process stops, and count it."""
         if self.receiver is not None and not self.is_ending:
+            PROCESS.drained_count += 1
             self.receiver.receive_shutdown()
 
-    # The ring's side
-
-    def send_ping(self) -> None:
-        """Have the receiver ping, or cut a peer that took nothing since the last time."""
-        self.unheard_since = None
-        if self.receiver is None or self.is_ending:
-            return
-        if not self.is_offered:
-            self.stalled_at = -1
-            self.receiver.send_ping()
-        elif self.stalled_at == self.piece_count:
-            self.receiver.close(create_disconnect(DisconnectCode.SLOW))
-        else:
-            # A ping would wait behind the rest.
-            self.stalled_at = self.piece_count
-
-    def handle_silence(self) -> None:
-        """Do nothing: the answer to a ping comes by another request, and its receiver waits."""
-
-    # Inside
+    # Input
 
     async def _read(self, receiver: Receiver, first: str | bytes | None) -> None:
         """Handle what came with the request, then wait until the peer is gone or a close."""
-        try:
-            async with asyncio.timeout(None) as self.reading:
-                await _finish(receiver.receive_open())
-                if first is not None:
-                    await self._hand_over(receiver, first)
-                while not self.is_ending:
-                    self.is_waiting = True
-                    message = await self.receive()
-                    self.is_waiting = False
-                    if message["type"] == "http.disconnect":
-                        self.state = State.CLOSED
-        except TimeoutError:
-            # Either `_interrupt` ended the wait for the peer's end, or a handler let a time-out of
-            # its own escape.
-            assert self.reading is not None
-            if not self.reading.expired():
-                raise
-        finally:
-            self.is_waiting = False
+        await self._handle(receiver.receive_open())
+        if first is not None:
+            await self._handle(self._hand_over(receiver, first))
+        while not self.is_ending:
+            message = await self._wait_input()
+            if message["type"] == "http.disconnect":
+                self.state = State.CLOSED
 
     async def _hand_over(self, receiver: Receiver, data: str | bytes) -> None:
         """Hand a message over, in its turn."""
@@ -430,39 +284,18 @@ class HTTPStream:
             if self.is_ending:
                 return
             if isinstance(data, str):
-                await _finish(receiver.receive_text(data))
+                await finish(receiver.receive_text(data))
             else:
-                await _finish(receiver.receive_bytes(data))
+                await finish(receiver.receive_bytes(data))
 
-    async def drain(self, writer: asyncio.Task[None] | None) -> None:
-        """Write the queue until it is empty; called by `Writers` only.
+    # What `PortableCarrier` asks for
 
-        The peer's failure ends its own stream.
-
-        Args:
-            writer: The task that runs this. It is cancelled when the stream is given up.
-        """
-        if self.state is State.CLOSED:
-            return
-        self.writer = writer
-        try:
-            while self.queue:
-                body, size = self._take()
-                await self._send_body(body, more_body=True)
-                self.queued_bytes -= size
-                self.piece_count += 1
-        except Exception as error:  # noqa: BLE001
-            # Servers and frameworks raise what they like for a peer that is gone.
-            logger.debug("the peer does not take messages any more: %r", error)
-            self.state = State.CLOSED
-            self._interrupt()
-        finally:
-            self.writer = None
-            self.is_offered = False
-            if self.receiver is not None and not self.is_ending:
-                self.receiver.receive_writable()
-            if self.drained is not None and not self.drained.done():
-                self.drained.set_result(None)
+    async def _send_queued(self) -> None:
+        """Send one piece of the body."""
+        body, size = self._take()
+        await self._send_body(body, more_body=True)
+        self.queued_bytes -= size
+        self.piece_count += 1
 
     def _take(self) -> tuple[bytes, int]:
         """Take one piece of the body from the queue, and what it counted there."""
@@ -470,7 +303,7 @@ class HTTPStream:
         while self.queue and size < PIECE_BYTES_MAX:
             frames = self.queue.popleft()
             parts.append(self.framing.encode(frames))
-            size += _measure(frames)
+            size += measure(frames)
         return b"".join(parts) if len(parts) > 1 else parts[0], size
 
     async def _send_body(self, body: bytes, *, more_body: bool) -> None:
@@ -503,48 +336,11 @@ class HTTPStream:
             body += self.framing.encode(Frames.from_message(self.notice))
         await self._send_body(body, more_body=False)
 
-    async def _wait_sent(self) -> None:
-        """Wait until the last words have left, where that can be seen; `finish` bounds it."""
+    async def _wait_end(self) -> None:
+        """Wait until the last words have left, where that can be seen."""
         if self.transport is not None:
             while self.transport.get_write_buffer_size():  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(LOOK_SECONDS)
-
-    def _begin_end(self) -> None:
-        """Have the stream end within the bound."""
-        loop = asyncio.get_running_loop()
-        self.give_up = loop.call_later(self.settings.close_timeout_seconds, self._give_up)
-        self._interrupt()
-
-    def _give_up(self) -> None:
-        """Drop a peer that did not take the end in time; a handler that runs may finish."""
-        if self.has_given_up:
-            return
-        logger.info("a peer did not take its last words in time, aborting the stream")
-        self.has_given_up = True
-        self._stop()
-        if self.transport is not None:
-            self.transport.abort()
-        self._interrupt()
-
-    def _interrupt(self) -> None:
-        """End the wait for the peer's end, where the endpoint's task is in it."""
-        if self.is_waiting and self.reading is not None:
-            self.is_waiting = False
-            self.reading.reschedule(0)
-
-    def _stop(self) -> None:
-        """Write nothing more."""
-        self.state = State.CLOSED
-        self.queue.clear()
-        if self.writer is not None:
-            self.writer.cancel()
-        if self.give_up is not None:
-            self.give_up.cancel()
-
-
-def _measure(frames: Frames) -> int:
-    """Return what frames count in the queue."""
-    return frames.byte_count + MESSAGE_BYTES * len(frames.messages)
 
 
 def _find_transport(receive: Receive) -> asyncio.Transport | None:
@@ -564,16 +360,3 @@ def _find_connections(transport: asyncio.Transport | None) -> set[Any] | None:
     protocol = None if transport is None else transport.get_protocol()
     connections = getattr(protocol, "connections", None)
     return connections if isinstance(connections, set) else None
-
-
-def _set_user_timeout(transport: asyncio.Transport, seconds: float) -> None:
-    """Have the kernel drop a peer that acknowledges nothing; Linux only, and TCP only."""
-    link = transport.get_extra_info("socket")
-    if link is not None and hasattr(socket, "TCP_USER_TIMEOUT") and link.family != socket.AF_UNIX:
-        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
-
-
-async def _finish(work: Awaitable[None] | None) -> None:
-    """Wait for what a receiver could not do at once."""
-    if work is not None:
-        await work

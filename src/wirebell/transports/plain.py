@@ -11,7 +11,7 @@ import inspect
 import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -45,6 +45,9 @@ SignIn = Callable[[str], Awaitable[Identity] | Identity]
 CloseHandler = Callable[[], Awaitable[object] | object]
 
 
+NOBODY = Identity()
+
+
 @dataclass(frozen=True, slots=True)
 class PlainOptions:
     """What `wirebell.Realtime.attach` was asked for; its docstring explains each."""
@@ -55,7 +58,7 @@ class PlainOptions:
     first_text: SignIn | None = None
     on_close: CloseHandler | None = None
     heartbeat: str | None = None
-    identity: Identity = field(default_factory=Identity)
+    identity: Identity = NOBODY
 
 
 CODES: dict[type[WirebellError], DisconnectCode] = {
@@ -136,6 +139,9 @@ class PlainReceiver:
         connection, options = self.connection, self.options
         assert connection is not None
         if self.is_signing_in:
+            if connection.is_closed:
+                # It left while the text before was looked at; this one is no other token.
+                return None
             return self._guard(connection, self._sign_in(connection, text))
         if options.on_text is not None:
             return self._ask(connection, options.on_text, text)
@@ -151,13 +157,18 @@ class PlainReceiver:
         reason = f"this socket speaks text, got a binary message of {len(data)} bytes"
         self.close(Disconnect(DisconnectCode.UNSUPPORTED_DATA, reason))
 
+    def receive_leave(self) -> None:
+        """Leave the channels; texts that came before are handled, and answers go nowhere."""
+        self._cancel_all()
+        if self.connection is not None:
+            self.node.disconnect(self.connection)
+
     def receive_eof(self) -> Awaitable[None] | None:
         """Leave the channels; then the endpoint's ``on_close`` runs."""
-        self._cancel_all()
-        if self.connection is None:
+        self.receive_leave()
+        if self.connection is None or self.options.on_close is None:
             return None
-        self.node.disconnect(self.connection)
-        return None if self.options.on_close is None else self._run_on_close(self.options.on_close)
+        return self._run_on_close(self.options.on_close)
 
     def send_ping(self) -> bool:
         """Leave pings to the carrier: text has no words for them."""
@@ -175,8 +186,8 @@ class PlainReceiver:
             self.node.close(self.connection, disconnect)
 
     def close(self, disconnect: Disconnect) -> None:
-        """End the connection and say why."""
-        if self.connection is not None:
+        """End the connection and say why; one that has ended has nobody to tell."""
+        if self.connection is not None and not self.connection.is_closed:
             self.node.close(self.connection, disconnect, notice=notice(disconnect))
 
     def _ask(
@@ -235,7 +246,13 @@ class PlainReceiver:
         self.is_signing_in = False
 
     async def _enter(self, connection: Connection, identity: Identity) -> None:
-        """Say who the peer is, and subscribe it."""
+        """Say who the peer is, and subscribe it.
+
+        Raises:
+            ConnectionClosed: It left while somebody found out.
+        """
+        if connection.is_closed:
+            raise ConnectionClosed(Disconnect(DisconnectCode.GOING_AWAY, "connection ended"))
         self.node.identify(connection, identity.user_id)
         if identity.expires_at is not None:
             remaining = (identity.expires_at - datetime.now(UTC)).total_seconds()
@@ -244,6 +261,8 @@ class PlainReceiver:
             subscription = await self.node.subscribe(connection, channel)
             if subscription.position is not None:
                 self.node.release(connection, channel, subscription.position)
+        # Nobody asks for these again, and there may be very many idle sockets.
+        self.options = replace(self.options, channels=(), identity=NOBODY)
 
     def _reply(self, connection: Connection, text: str) -> None:
         """Send a handler's answer, after whatever the peer was sent before."""

@@ -126,8 +126,12 @@ class UnidirectionalReceiver:
         """Take the ConnectRequest; ignore what follows it."""
         return None if self.has_asked else self._connect(data)
 
-    def receive_eof(self) -> None:
+    def receive_leave(self) -> None:
         """Leave the channels."""
+        self.node.disconnect(self.client.connection)
+
+    def receive_eof(self) -> None:
+        """Leave the channels, and forget the client."""
         self.client.end()
 
     def receive_writable(self) -> None:

@@ -15,8 +15,8 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from wirebell.liveness import PingRing
+from wirebell.process import PROCESS, Descriptors, read_descriptors_max
 from wirebell.settings import Settings
-from wirebell.transports.process import PROCESS, Descriptors, read_descriptors_max
 
 __all__ = ("ServerHost", "host_of")
 

@@ -23,12 +23,13 @@ from typing import Any, cast
 from urllib.parse import quote, unquote
 
 from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import ClientDisconnected, get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from wirebell.errors import DisconnectCode
+from wirebell.process import PROCESS
 from wirebell.takeover import LiveSocket, Successor, TakenSocket
-from wirebell.transports.process import PROCESS
 from wirebell.uvicorn.host import ServerHost, host_of
 from wirebell.websocket.deflate import Deflate, compress, negotiate
 from wirebell.websocket.frames import (
@@ -137,6 +138,11 @@ class WebSocketProtocol(LiveSocket[ServerHost]):
         # uvloop's transports are no subclasses of asyncio's.
         self.transport = cast(asyncio.Transport, transport)
         self.host.connections.add(self)
+        former = self.transport.get_protocol()
+        if isinstance(former, HttpToolsProtocol):
+            # It and its parser hold each other: 4 KB of every link, until all is collected. It lets
+            # go of it in the same way when a link is lost.
+            former.parser = None  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         """Read the request, then frames."""

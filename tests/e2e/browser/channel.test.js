@@ -160,16 +160,63 @@ test("patches are taken apart, and one that does not fit asks for the whole agai
   assert.deepEqual(server.link.read()[1].subscribe, { channel: "news", recover: true, epoch: "e", offset: 3 });
 });
 
-test("a subscribe command without an answer makes a new connection", async () => {
-  const server = new FakeServer();
+test("a subscribe command without an answer makes a new connection, as after a loss", async () => {
+  let asked = 0;
+  const server = new FakeServer({ getToken: async () => `t${++asked}` });
   await server.connect();
   await server.subscribe("news");
   await server.accept();
 
   await server.clock.advance(5000);
+  assert.deepEqual([server.links.length, server.links[0]?.isClosed], [1, true]);
+  assert.deepEqual([server.state.code, server.state.reason], [3, "subscribe timeout"]);
+  await server.clock.advance(1000);
 
   assert.equal(server.links.length, 2);
-  assert.equal(server.links[0]?.isClosed, true);
+  assert.equal(asked, 1);
+});
+
+const CACHED = { recoverable: true, positioned: true, recovered: true, was_recovering: true, epoch: "e", publications: [{ data: 7, offset: 7 }] };
+
+test("who comes later to a channel that keeps its newest publication is given it", async () => {
+  const server = await start({}, CACHED);
+  await server.link.reply({ push: { channel: "news", pub: { data: 8, offset: 8 } } });
+  server.told = [];
+
+  await server.subscribe("news", { tab: "new" });
+  await server.subscribe("news", { tab: "known", position: { epoch: "e", offset: 8 } });
+
+  const [toNew, toKnown] = server.told;
+  assert.deepEqual([toNew?.tab, toNew?.event.since, toNew?.event.result.recovered], ["new", null, true]);
+  assert.deepEqual(toNew?.event.result.publications, [{ data: 8, offset: 8 }]);
+  assert.deepEqual([toKnown?.event.result.recovered, toKnown?.event.result.publications], [true, undefined]);
+  assert.deepEqual(server.link.frames, []);
+});
+
+test("who comes later is given nothing that was published before, elsewhere", async () => {
+  const server = await start();
+  await server.link.reply({ push: { channel: "news", pub: { data: 4, offset: 4 } } });
+  server.told = [];
+
+  await server.subscribe("news", { tab: "new" });
+
+  const result = { recoverable: true, positioned: true, epoch: "e", offset: 4, recovered: false };
+  assert.deepEqual(server.told, [{ tab: "new", event: { channel: "news", type: "subscribed", result, since: { epoch: "e", offset: 4 } } }]);
+});
+
+test("the newest publication of a channel that the server gave is handed on as well", async () => {
+  const server = new FakeServer();
+  await server.connect();
+  await server.accept({ subs: { given: CACHED } });
+  await server.link.reply({ push: { channel: "given", pub: { data: 8, offset: 8 } } });
+  server.told = [];
+
+  await server.connect("new");
+  server.engine.receive("known", { type: "connect", given: { given: { epoch: "e", offset: 8 } } });
+
+  const [toNew, toKnown] = server.events("subscribed");
+  assert.deepEqual([toNew.since, toNew.result.recovered, toNew.result.publications], [null, true, [{ data: 8, offset: 8 }]]);
+  assert.deepEqual([toKnown.since, toKnown.result.recovered], [{ epoch: "e", offset: 8 }, true]);
 });
 
 test("one tab alone asks for what it wants with its options", async () => {

@@ -116,6 +116,22 @@ test("where a WebSocket does not come to a connect reply, the next transport is 
   assert.equal(server.events("state").filter(({ retryAt }) => retryAt !== null).length, 0);
 });
 
+test("where a browser refuses a transport at once, the next one is tried", async () => {
+  const refuse = () => {
+    throw new TypeError("refused by the page's policy");
+  };
+  const server = new FakeServer();
+  server.engine.connection.options.openers.websocket = refuse;
+
+  await server.connect();
+  assert.equal(server.link.name, "http_stream");
+  server.engine.connection.options.openers.sse = refuse;
+  await server.link.end(0);
+
+  assert.deepEqual([server.state.state, server.state.reason], ["connecting", "refused by the page's policy"]);
+  assert.notEqual(server.state.retryAt, null);
+});
+
 test("a code of the server before the connect reply is no reason for another transport", async () => {
   const server = new FakeServer();
   await server.connect();

@@ -1,5 +1,5 @@
 // @ts-check
-/** A clock that a test moves, and a server that a test plays. */
+/** A clock that a test moves, a server that a test plays, and the locks of a browser. */
 
 import assert from "node:assert/strict";
 
@@ -147,5 +147,45 @@ export class FakeServer {
   /** @returns {any} the last state that was told */
   get state() {
     return this.events("state").at(-1);
+  }
+}
+
+/** Web Locks, as far as pages use them: exclusive, in turn, to be stolen. */
+export class FakeLocks {
+  /** @type {Map<string, {run: () => any, end: (error?: Error) => void, isHeld: boolean}[]>} */
+  #queues = new Map();
+
+  /** @param {string} name @param {{signal?: AbortSignal, steal?: boolean}} options @param {() => any} run */
+  request = (name, { signal, steal }, run) =>
+    new Promise((resolve, reject) => {
+      const queue = this.#queues.get(name) ?? [];
+      this.#queues.set(name, queue);
+      const entry = { run, isHeld: false, end: (/** @type {Error | undefined} */ error) => (error ? reject(error) : resolve(undefined)) };
+      signal?.addEventListener("abort", () => {
+        if (!entry.isHeld) this.#remove(queue, entry, new Error("aborted"));
+      });
+      if (!steal) queue.push(entry);
+      else queue.splice(0, queue[0]?.isHeld ? 1 : 0, entry).forEach((held) => held.end(new Error("stolen")));
+      this.#grant(queue);
+    });
+
+  /** @param {any[]} queue @param {any} entry @param {Error} [error] */
+  #remove(queue, entry, error) {
+    if (!queue.includes(entry)) return;
+    queue.splice(queue.indexOf(entry), 1);
+    entry.end(error);
+    this.#grant(queue);
+  }
+
+  /** @param {any[]} queue */
+  #grant(queue) {
+    const [first] = queue;
+    if (!first || first.isHeld) return;
+    first.isHeld = true;
+    queueMicrotask(async () => {
+      if (!queue.includes(first)) return;
+      await first.run();
+      this.#remove(queue, first);
+    });
   }
 }

@@ -5,6 +5,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { computeBackoff } from "../../../clients/browser/backoff.js";
+import { FRAME_CHARACTERS_MAX, joinFrames } from "../../../clients/browser/codec.js";
 import { isFinalDisconnect, isFinalUnsubscribe } from "../../../clients/browser/codes.js";
 import { Place } from "../../../clients/browser/place.js";
 import { TransportChoice } from "../../../clients/browser/transports/choice.js";
@@ -80,6 +81,16 @@ test("a transport that worked is asked alone twice, then all are", () => {
   choice.prove("http_stream");
   assert.deepEqual(choice.list(0), ["websocket"]);
   assert.deepEqual(choice.list(2), ["websocket", "http_stream", "sse"]);
+});
+
+test("frames keep the order and hold what a server takes", () => {
+  const half = "x".repeat(FRAME_CHARACTERS_MAX / 2 - 1);
+  const long = "y".repeat(2 * FRAME_CHARACTERS_MAX);
+  const show = (/** @type {string} */ frame) => frame.split("\n").map((part) => part.slice(0, 2));
+
+  assert.deepEqual(joinFrames([]), []);
+  assert.deepEqual(joinFrames(["a", "b", "c"]), ["a\nb\nc"]);
+  assert.deepEqual(joinFrames([half, half, half, "a", long, "b"]).map(show), [["xx", "xx"], ["xx", "a"], ["yy"], ["b"]]);
 });
 
 test("endpoints stand below the address, whatever its scheme", () => {

@@ -5,47 +5,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { Tabs } from "../../../clients/browser/tabs.js";
-import { FakeLink, ManualClock, settle } from "./fakes.js";
-
-/** Web Locks, as far as pages use them: exclusive, in turn, to be stolen. */
-class FakeLocks {
-  /** @type {Map<string, {run: () => any, end: (error?: Error) => void, isHeld: boolean}[]>} */
-  #queues = new Map();
-
-  /** @param {string} name @param {{signal?: AbortSignal, steal?: boolean}} options @param {() => any} run */
-  request = (name, { signal, steal }, run) =>
-    new Promise((resolve, reject) => {
-      const queue = this.#queues.get(name) ?? [];
-      this.#queues.set(name, queue);
-      const entry = { run, isHeld: false, end: (/** @type {Error | undefined} */ error) => (error ? reject(error) : resolve(undefined)) };
-      signal?.addEventListener("abort", () => {
-        if (!entry.isHeld) this.#remove(queue, entry, new Error("aborted"));
-      });
-      if (!steal) queue.push(entry);
-      else queue.splice(0, queue[0]?.isHeld ? 1 : 0, entry).forEach((held) => held.end(new Error("stolen")));
-      this.#grant(queue);
-    });
-
-  /** @param {any[]} queue @param {any} entry @param {Error} [error] */
-  #remove(queue, entry, error) {
-    if (!queue.includes(entry)) return;
-    queue.splice(queue.indexOf(entry), 1);
-    entry.end(error);
-    this.#grant(queue);
-  }
-
-  /** @param {any[]} queue */
-  #grant(queue) {
-    const [first] = queue;
-    if (!first || first.isHeld) return;
-    first.isHeld = true;
-    queueMicrotask(async () => {
-      if (!queue.includes(first)) return;
-      await first.run();
-      this.#remove(queue, first);
-    });
-  }
-}
+import { FakeLink, FakeLocks, ManualClock, settle } from "./fakes.js";
 
 class Browser {
   locks = new FakeLocks();
@@ -55,13 +15,14 @@ class Browser {
   #channels = new Map();
   #pages = 0;
 
-  /** @param {{isShared?: boolean, locks?: any, isVisible?: boolean}} [how] */
-  async open({ isShared = true, locks = this.locks, isVisible = true } = {}) {
+  /** @param {{isShared?: boolean, locks?: any, isVisible?: boolean, isChannelRefused?: boolean}} [how] */
+  async open({ isShared = true, locks = this.locks, isVisible = true, isChannelRefused = false } = {}) {
     const clock = new ManualClock();
     const channels = this.#channels;
     class FakeChannel {
       /** @param {string} name */
       constructor(name) {
+        if (isChannelRefused) throw new Error("storage is blocked");
         this.others = channels.get(name) ?? new Set();
         channels.set(name, this.others.add(this));
         this.onmessage = (/** @type {{data: any}} */ _) => undefined;
@@ -104,7 +65,10 @@ class Browser {
     });
     tabs.join();
     await this.turn();
-    return { tabs, clock, events, attached: () => attached };
+    const [channel] = [...(channels.get("k") ?? [])].slice(-1);
+    /** A browser lets nothing of the page run any more, and its locks are still held. */
+    const freeze = () => void (channel.onmessage = () => undefined);
+    return { tabs, clock, events, attached: () => attached, freeze };
   }
 
   async turn() {
@@ -186,6 +150,48 @@ test("a page that nobody looks at takes nothing away", async () => {
   await browser.turn();
 
   assert.equal(first.tabs.isLeader, true);
+});
+
+test("a page that finds a frozen leader takes its place", async () => {
+  const browser = new Browser();
+  const frozen = await browser.open();
+  frozen.freeze();
+  const page = await browser.open();
+  const hidden = await browser.open({ isVisible: false });
+  assert.deepEqual([page.attached(), hidden.attached()], [0, 0]);
+
+  await hidden.clock.advance(10_000);
+  await page.clock.advance(9999);
+  await browser.turn();
+  assert.equal(frozen.tabs.isLeader, true);
+  await page.clock.advance(1);
+  await browser.turn();
+
+  assert.deepEqual([page.tabs.isLeader, page.attached(), hidden.attached()], [true, 1, 1]);
+});
+
+test("a page that leaves and joins again is another one to the leader", async () => {
+  const browser = new Browser();
+  const [first, second] = [await browser.open(), await browser.open()];
+  const before = second.tabs.id;
+
+  second.tabs.leave();
+  second.tabs.join();
+  await browser.turn();
+
+  assert.notEqual(second.tabs.id, before);
+  assert.deepEqual([first.tabs.isLeader, second.attached()], [true, 2]);
+});
+
+test("where a browser refuses its locks or its channel, each page has its own connection", async () => {
+  const browser = new Browser();
+  const locks = { request: () => Promise.reject(new Error("storage is blocked")) };
+  const refused = [await browser.open({ locks }), await browser.open({ locks }), await browser.open({ isChannelRefused: true })];
+
+  assert.deepEqual(refused.map(({ tabs, attached }) => [tabs.isLeader, attached()]), [[true, 1], [true, 1], [true, 1]]);
+  assert.equal(browser.links.length, 3);
+  for (const { tabs } of refused) tabs.leave();
+  assert.deepEqual(browser.links.map(({ isClosed }) => isClosed), [true, true, true]);
 });
 
 test("without locks, or when told so, each page has its own connection", async () => {

@@ -66,7 +66,10 @@ for (const { name, json, push, is_bare: isBare, is_delta: isDelta } of read("pus
 
 for (const { name, json, commands } of read("commands").filter(withJSON)) {
   test(`command: ${name}`, () => {
-    const lines = encodeCommands(commands.map((/** @type {any} */ command) => toWire(command, false))).split("\n");
+    const [frame = "", ...others] = encodeCommands(commands.map((/** @type {any} */ command) => toWire(command, false)));
+    const lines = frame.split("\n");
+
+    assert.deepEqual(others, []);
 
     assert.deepEqual(lines.map(parse), json.trimEnd().split("\n").map(parse));
   });

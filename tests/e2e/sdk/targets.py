@@ -70,9 +70,10 @@ def create_configuration(origin: str) -> dict[str, Any]:
         "client": {
             "token": {"hmac_secret_key": SECRET},
             "allowed_origins": [origin],
-            # So short that a test can wait: for pings, and for what follows an expiry.
-            "ping_interval": "2s",
-            "pong_timeout": "1900ms",
+            # So short that a test can wait: for pings, and for what follows an expiry. So long that
+            # a busy machine answers a ping in time.
+            "ping_interval": "3s",
+            "pong_timeout": "2900ms",
             "expired_close_delay": "3s",
             "expired_sub_close_delay": "3s",
         },
@@ -132,7 +133,7 @@ def run_target(name: str, folder: Path, configuration: dict[str, Any]) -> Iterat
     command = [sys.executable, "-m", "wirebell", "serve", "--config", str(path)]
 
     def answers(server: Server) -> bool:
-        return servers._http_answers(server, "/connection/websocket")
+        return servers.answers_http(server, "/connection/websocket")
 
-    with servers._run(command, port, {}, answers) as server:
+    with servers.run(command, port, {}, answers) as server:
         yield Target(name, server, "")

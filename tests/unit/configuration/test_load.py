@@ -106,6 +106,18 @@ def test_rates_of_commands() -> None:
     assert {"publish": 10.0} == settings.commands_per_second_max
 
 
+def test_an_object_is_not_joined_with_another_source_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flag wins over the environment with all that it says and leaves out."""
+    text = '{"publish": 10, "rpc": 1}'
+    monkeypatch.setenv("WIREBELL_COMMANDS_PER_SECOND_MAX", text)
+
+    settings = read(
+        environ={"WIREBELL_COMMANDS_PER_SECOND_MAX": text}, commands_per_second_max={"publish": 5}
+    ).settings
+
+    assert {"publish": 5.0} == settings.commands_per_second_max
+
+
 def test_zero_is_the_default() -> None:
     """As in the reference, an interval of 0s is the default (transcript ``ping_interval_zero``)."""
     settings = read(client__ping_interval="0s", client__pong_timeout="0s").settings
@@ -157,6 +169,16 @@ def test_names() -> None:
         (
             {"client__allowed_origins": "example.com"},
             r"--client\.allowed_origins: .*scheme://host\[:port\]",
+        ),
+        ({"commands_per_second_max": {"tell": 1}}, "commands_per_second_max knows no 'tell'"),
+        ({"close_timeout_seconds": "inf"}, "--close_timeout_seconds: .*finite number"),
+        (
+            {"health__enabled": True, "init__enabled": True, "init__handler_prefix": "/health/"},
+            r"^health\.handler_prefix and --init\.handler_prefix are both '/health'$",
+        ),
+        (
+            {"sse__enabled": True, "emulation__handler_prefix": "/api"},
+            r"^--emulation\.handler_prefix and http_api\.handler_prefix are both '/api'$",
         ),
         ({"tick_bytes_max": "0"}, "--tick_bytes_max: .*greater than or equal to 1, got 0"),
         (
@@ -235,6 +257,28 @@ def test_each_key_without_effect_is_named_once(tmp_path: Path) -> None:
         f"channel.namespaces.poll.map.mode: {blocked}",
         "channel.namespaces.news.map_users_presence_channel_prefix: not there yet, ignored",
     ) == configuration.warnings
+
+
+def test_paths_of_what_is_off_may_be_anything() -> None:
+    """Only what is served can be in the way of something."""
+    configuration = read(
+        http_api__disabled=True, sse__handler_prefix="/x", emulation__handler_prefix="/x",
+        uni_sse__enabled=True, uni_sse__handler_prefix="/api", health__handler_prefix="/api",
+    )  # fmt: skip
+
+    assert "/api" == configuration.transports.uni_sse.path
+
+
+def test_an_address_for_operators_is_named() -> None:
+    """That there is none is told once for each key, with what follows."""
+    told = "not there yet; what was for that address only (server API, health, metrics, swagger)"
+    configuration = read(http_server__internal_port=9000, http_server__internal_address="::1")
+
+    assert (
+        f"--http_server.internal_port: {told} is not served",
+        f"--http_server.internal_address: {told} is not served",
+    ) == configuration.warnings
+    assert () == read(http_server__internal_port="8000", http_api__external=True).warnings
 
 
 def test_flags_name_namespaces_before_the_environment() -> None:

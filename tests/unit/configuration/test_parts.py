@@ -143,17 +143,59 @@ def test_api_and_endpoints() -> None:
         {
             "http_api.key": "secret",
             "http_api.error_mode": "transport",
-            "http_api.handler_prefix": "/",
+            "http_api.handler_prefix": "/v1/api/",
             "health.enabled": True,
             "prometheus.enabled": True,
             "prometheus.handler_prefix": "/internal/metrics",
         }
     )
 
-    assert options.APIOptions(path="/", key="secret", transport_errors=True) == create_api(values)
+    expected = options.APIOptions(path="/v1/api", key="secret", transport_errors=True)
+    assert expected == create_api(values)
     assert options.EndpointOptions(
         health="/health", ready="/ready", metrics="/internal/metrics"
     ) == create_endpoints(values)
+
+
+def test_an_api_at_the_root() -> None:
+    """Nothing else would be reached."""
+    with pytest.raises(ConfigError, match=r"http_api\.handler_prefix must be below the root"):
+        create_api(say({"http_api.handler_prefix": "/"}))
+
+
+@pytest.mark.parametrize(
+    ("keys", "has_api", "has_health"),
+    [
+        ({}, True, True),
+        ({"http_server.internal_port": ""}, True, True),
+        ({"http_server.internal_port": "8000"}, True, True),
+        ({"http_server.internal_port": 9000}, False, False),
+        ({"http_server.internal_address": "127.0.0.1"}, False, False),
+        ({"http_server.internal_port": "9000", "http_api.external": "true"}, True, False),
+        ({"http_server.internal_port": "9000", "http_api.external": None}, False, False),
+        ({"http_api.external": True}, True, True),
+    ],
+)
+def test_what_clients_were_not_to_reach(
+    keys: dict[str, Any], has_api: bool, has_health: bool
+) -> None:
+    """What was for another address only is not served where clients come."""
+    values = say(keys | {"health.enabled": True, "init.enabled": True})
+
+    endpoints = create_endpoints(values)
+    assert (has_api, has_health, "/connection/init") == (
+        create_api(values).enabled,
+        bool(endpoints.health and endpoints.ready),
+        endpoints.init,
+    )
+
+
+def test_a_bad_word_for_an_external_api() -> None:
+    """It is refused with its key."""
+    values = say({"http_server.internal_port": "1", "http_api.external": "maybe"})
+
+    with pytest.raises(ConfigError, match=r"http_api\.external must be true or false, got 'maybe'"):
+        create_api(values)
 
 
 def test_server() -> None:

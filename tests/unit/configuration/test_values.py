@@ -160,3 +160,11 @@ def test_what_is_no_pem(tmp_path: Path) -> None:
         read_pem(str(tmp_path / "missing"))
     with pytest.raises(ConfigError, match="is neither PEM nor a file"):
         read_pem("a\0b")
+
+
+@pytest.mark.parametrize("length", [40, 4_000])
+def test_a_key_with_a_slip_is_not_shown(length: int) -> None:
+    """What is taken for a path may be a private key."""
+    with pytest.raises(ConfigError) as caught:
+        read_pem("MIIE" * (length // 4) + "!")
+    assert "MIIE" not in str(caught.value)

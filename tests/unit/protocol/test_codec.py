@@ -66,6 +66,14 @@ def test_pong(command: Command) -> None:
             Command(1, subscribe=SubscribeRequest(offset=-1)),
             "offset -1 is not within 0 and 18446744073709551615",
         ),
+        (
+            Command(1, subscribe=SubscribeRequest(offset=-1), publish=PublishRequest("c")),
+            "offset -1 is not within 0 and 18446744073709551615",
+        ),
+        (
+            Command(1, history=HistoryRequest(limit=2**31), rpc=RPCRequest()),
+            "limit 2147483648 is not within -2147483648 and 2147483647",
+        ),
     ],
 )
 def test_bad_commands(command: Command, message: str) -> None:

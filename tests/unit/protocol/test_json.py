@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from wirebell.errors import BadRequest
-from wirebell.model import Frames, PayloadFormat, Publication
+from wirebell.model import ClientInfo, Frames, PayloadFormat, Publication
 from wirebell.protocol.codec import PONG, BadFrame
-from wirebell.protocol.json import JSON
+from wirebell.protocol.json import JSON, _encode_short_info
 from wirebell.protocol.messages import (
     Command,
     ConnectRequest,
@@ -86,10 +86,12 @@ def test_half_a_character_in_a_name() -> None:
         '{"id":1,"publish":{"data":' + "[" * 100_000,
         '{"id":1,"subscribe":{"tf":' + '{"nodes":[' * 100_000,
         '{"id":' + "9" * 10_000 + "}",
+        '{"id":1,"publish":{"channel":"c"},"subscribe":{"channel":"c","offset":-1}}',
+        '{"id":1,"publish":{"channel":"c"},"connect":{"flag":9223372036854775808}}',
     ],
 )
 def test_bad_frame(frame: str | bytes) -> None:
-    """Broken text, broken escapes and endless nesting are a bad frame, never another error."""
+    """Broken text and escapes, endless nesting and numbers out of bounds are a bad frame."""
     with pytest.raises(BadFrame):
         JSON.decode_commands(frame)
 
@@ -156,6 +158,20 @@ def test_not_an_emulation_request(body: bytes) -> None:
 def test_reply_without_a_result() -> None:
     """A reply with nothing in it is its id."""
     assert '{"id":1}' == JSON.encode_reply(Reply(1))
+
+
+@pytest.mark.parametrize(("length", "is_kept"), [(1021, True), (1022, False)])
+def test_long_infos_are_not_kept(length: int, is_kept: bool) -> None:
+    """What others see of a client is remembered if it is short, and told in full either way."""
+    info = ClientInfo("1", "2", b'"%b"' % (b"x" * length))
+    publication = Publication(b"1", PayloadFormat.JSON, info=info)
+    before = _encode_short_info.cache_info()
+
+    messages = [json.loads(JSON.encode_publication("c", publication)) for _ in range(2)]
+
+    told = {"user": "2", "client": "1", "conn_info": "x" * length}
+    assert [told, told] == [message["push"]["pub"]["info"] for message in messages]
+    assert is_kept == (_encode_short_info.cache_info().hits > before.hits)
 
 
 def test_no_line_feeds() -> None:

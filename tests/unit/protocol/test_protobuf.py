@@ -28,8 +28,9 @@ def test_says_what_it_is() -> None:
 
 
 def test_pong() -> None:
-    """A command of no bytes is a pong; two may share a frame."""
+    """A command of no bytes is a pong, however its length is written; two may share a frame."""
     assert [PONG, PONG] == PROTOBUF.decode_commands(b"\x00\x00")
+    assert [PONG, PONG] == PROTOBUF.decode_commands(b"\x80\x00\x00")
 
 
 def test_text_frame() -> None:
@@ -38,6 +39,15 @@ def test_text_frame() -> None:
         PROTOBUF.decode_commands("\x00")
     with pytest.raises(BadRequest, match="text frame"):
         PROTOBUF.decode_connect("")
+
+
+@pytest.mark.parametrize("digits", [b"\x80", b"\x80\x80\x80\x80\x80\x00"])
+def test_a_length_that_is_none(digits: bytes) -> None:
+    """A length ends within five bytes; the commands before it are kept."""
+    with pytest.raises(BadFrame, match="a length is cut off or too long") as caught:
+        PROTOBUF.decode_commands(b"\x00" + digits)
+
+    assert [PONG] == caught.value.commands
 
 
 def test_fields_of_other_servers() -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from wirebell.model import StreamPosition
+from wirebell.protocol.json import JSON
 from wirebell.protocol.sse import (
     EVENT_ID_BYTES_MAX,
     EventIds,
@@ -68,6 +69,24 @@ def test_resume() -> None:
     } == json.loads(resume(request, positions))
     assert {"subs": {}} == json.loads(resume('{"subs":null}', {}))
     assert {"subs": {}} == json.loads(resume("{}", {}))
+
+
+@pytest.mark.parametrize(
+    ("wish", "kept"),
+    [
+        (r'"data":"\ud83d"', r'"data":"\ufffd"'),
+        (f'"x":{"9" * 40}', f'"x":{"9" * 40}'),
+        ('"data":1e999', '"data":1e999'),
+    ],
+)
+def test_resume_keeps_what_it_need_not_read(wish: str, kept: str) -> None:
+    """Whatever a codec reads as a ConnectRequest can be resumed."""
+    request = f'{{"subs":{{"a":{{{wish}}}}}}}'
+    JSON.decode_connect(request)
+
+    resumed = resume(request, {"a": StreamPosition(5, "x")})
+
+    assert f'{{"subs":{{"a":{{{kept},"recover":true,"offset":5,"epoch":"x"}}}}}}' == resumed
 
 
 def tell(ids: EventIds, push: object) -> str | None:

@@ -131,9 +131,12 @@ def test_impossible_endpoint(url: str) -> None:
 
 
 def test_foreign_forms() -> None:
-    """Two forms of RE2 that Python writes otherwise are understood; look-behinds stay."""
+    """Forms of RE2 that Python writes or reads otherwise are understood; look-behinds stay."""
     expression = compile_expression("issuer_regex", r"(?<a>x)(?<!y)(?<=x)\z")
 
     assert expression is not None
     assert {"a": "x"} == expression.search("x").groupdict()  # type: ignore[union-attr]
     assert expression.search("x\n") is None
+    digits = compile_expression("audience_regex", r"^\d+$")
+    assert digits is not None
+    assert [True, False] == [digits.search(text) is not None for text in ("3", "٣")]

@@ -161,6 +161,17 @@ def test_other_algorithms(algorithm: str) -> None:
             HMAC.verify_connection(f"{header}.{payload}.{end}", NOW)
 
 
+def test_what_the_log_is_told() -> None:
+    """The algorithm that a stranger wrote is told on one line, and not at any length."""
+    header = urlsafe_b64encode(json.dumps({"alg": "x\n" * 9000}).encode()).rstrip(b"=").decode()
+
+    with pytest.raises(TokenInvalid) as caught:
+        HMAC.verify_connection(f"{header}.e30.", NOW)
+
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 100
+
+
 def test_wrong_secret() -> None:
     """A token of another secret is refused."""
     with pytest.raises(TokenInvalid):

@@ -210,13 +210,13 @@ async def test_slow_peer_is_cut() -> None:
     await turns()
     link.write("w")
 
-    link.carrier.close(Disconnect(3008, "slow consumer"))
+    link.carrier.close(Disconnect(3008, "slow"))
     link.peer.gate.set()
     await turns()
     link.peer.leave()
     await task
 
-    assert (["in flight"], [(3008, "slow consumer")]) == (link.peer.texts, link.peer.closes)
+    assert (["in flight"], [(3008, "slow")]) == (link.peer.texts, link.peer.closes)
 
 
 async def test_peer_takes_nothing() -> None:

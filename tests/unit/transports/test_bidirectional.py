@@ -366,6 +366,54 @@ async def test_an_answer_after_the_end() -> None:
         assert 1 == peer.access.told.count("rpc")
 
 
+async def test_a_client_that_is_gone_leaves_while_a_command_is_done() -> None:
+    """It is in no channel, and what came behind that command is done as far as it needs none."""
+    async with running() as rig:
+        peer, other = Peer(rig), Peer(rig)
+        for each in (peer, other):
+            await each.connect()
+            await each.say({"id": 2, "subscribe": {"channel": "p", "join_leave": True}})
+        other.news()
+        gate = peer.access.hold("rpc")
+        task = await peer.begin(
+            {"id": 3, "rpc": {"data": 1}},
+            {"id": 4, "publish": {"channel": "p", "data": 1}},
+            {"id": 5, "subscribe": {"channel": "q"}},
+        )
+
+        peer.receiver.receive_leave()
+        peer.receiver.receive_leave()
+        await turns()
+        told = [list(item["push"])[1] for item in other.news()]
+        members = await rig.node.presence("p")
+        gate.set()
+        await task
+        await turns()
+
+        assert (["leave"], {other.client.client_id}) == (told, set(members))
+        assert [1] == [item["push"]["pub"]["data"] for item in other.news()]
+        assert {other.client.client_id} == set(rig.node.connections)
+        await peer.leave()
+
+
+async def test_a_pong_behind_a_command() -> None:
+    """A client whose pong cannot be read yet is not taken for silent; later it is."""
+    async with running() as rig:
+        peer = Peer(rig)
+        await peer.connect()
+        gate = peer.access.hold("rpc")
+        task = await peer.begin({"id": 2, "rpc": {"data": 1}})
+        peer.receiver.send_ping()
+
+        await pass_time(rig.node.settings.pong_timeout_seconds * 2.5)
+        before = list(peer.closed)
+        gate.set()
+        await task
+        await pass_time(rig.node.settings.pong_timeout_seconds)
+
+        assert ([], [(3012, "no pong")]) == (before, peer.closed)
+
+
 async def test_a_cancelled_handler() -> None:
     """A cancellation passes: the carrier decides what comes of it."""
     async with running() as rig:

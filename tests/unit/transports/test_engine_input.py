@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.unit.clocks import pass_time, turns
 from tests.unit.engines import EngineLink
 from tests.unit.sockets import close_of, closed, masked, said
 from wirebell.errors import Disconnect
+from wirebell.liveness import LEAVE_SECONDS
 from wirebell.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -239,6 +241,73 @@ async def test_handler_ends_after_the_link() -> None:
     await link.let_go()
 
     assert (["open", "1"], ["open", "1", "eof"]) == (before, link.receiver.calls)
+
+
+@pytest.mark.parametrize("says_goodbye", [True, False])
+async def test_a_peer_that_is_gone_leaves_while_a_handler_runs(*, says_goodbye: bool) -> None:
+    """Whatever its handler waits for, it is in no channel a second later; its end follows."""
+    link = await opened("1")
+    link.say("1")
+    link.say("2")
+    if says_goodbye:
+        link.socket.receive(closed())
+    else:
+        link.socket.lose()
+    await pass_time(LEAVE_SECONDS * 0.9)
+    before = list(link.receiver.calls)
+    await pass_time(LEAVE_SECONDS * 0.2)
+    after = list(link.receiver.calls)
+
+    await link.let_go()
+
+    assert (["open", "1"], ["open", "1", "leave"]) == (before, after)
+    assert ["open", "1", "leave", "2", "eof"] == link.receiver.calls
+
+
+@pytest.mark.parametrize("says_goodbye", [True, False])
+async def test_a_peer_whose_handlers_are_quick_leaves_with_its_end(*, says_goodbye: bool) -> None:
+    """Nobody is told twice, also while its last words run for long."""
+    link = await opened("1", "eof")
+    link.say("1")
+    link.socket.receive(closed())
+    if not says_goodbye:
+        link.socket.lose()
+    await turns()
+
+    # Who waits goes on, and who comes then waits.
+    link.receiver.gate.set()
+    link.receiver.gate.clear()
+    await pass_time(LEAVE_SECONDS * 2)
+
+    assert ["open", "1", "eof"] == link.receiver.calls
+    await link.let_go()
+
+
+async def test_a_segment_of_many_messages_behind_a_handler() -> None:
+    """Each takes as long as the first: thousands of empty ones are no work for a minute."""
+    link = await opened("1")
+    link.say("1")
+    started = time.process_time()
+
+    link.socket.receive(said("") * 20_000)
+
+    assert time.process_time() - started < 4
+    assert not link.socket.is_reading()
+    await link.let_go()
+    assert 20_002 == len(link.receiver.calls)
+
+
+async def test_a_code_that_no_frame_may_carry() -> None:
+    """It is an error of whoever closes, and the link is as it was."""
+    link = await opened()
+
+    with pytest.raises(ValueError, match="2000 must not"):
+        link.carrier.close(Disconnect(2000, "none"))
+    link.say("1")
+    link.carrier.close(Disconnect(1000, "done"))
+
+    assert ["open", "1"] == link.receiver.calls
+    assert [close_of(1000, "done")] == link.socket.frames
 
 
 async def test_handler_raises(caplog: pytest.LogCaptureFixture) -> None:

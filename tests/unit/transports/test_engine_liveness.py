@@ -103,8 +103,8 @@ async def test_stuck_peer() -> None:
     before = list(link.receiver.calls)
     turn(link)
 
-    assert (["open"], ["open", "close 3008: slow consumer"]) == (before, link.receiver.calls)
-    assert [close_of(3008, "slow consumer")] == link.socket.frames
+    assert (["open"], ["open", "close 3008: slow"]) == (before, link.receiver.calls)
+    assert [close_of(3008, "slow")] == link.socket.frames
 
 
 async def test_who_was_not_pinged_is_not_silent() -> None:

@@ -18,7 +18,7 @@ from wirebell.settings import Settings
 pytestmark = pytest.mark.anyio
 
 DONE = Disconnect(1000, "done")
-SLOW = Disconnect(3008, "slow consumer")
+SLOW = Disconnect(3008, "slow")
 
 NAME: contextvars.ContextVar[str] = contextvars.ContextVar("NAME", default="")
 
@@ -310,6 +310,18 @@ async def test_queue_is_bounded() -> None:
     assert ([True, True, False], 138, True) == (taken, waiting, again)
 
 
+async def test_lost_while_paused() -> None:
+    """Nobody waits for a peer that is gone to read again."""
+    link = EngineLink()
+    await link.open()
+    link.socket.get_stuck()
+    was_writable = link.carrier.is_writable
+
+    link.carrier.connection_lost(None)
+
+    assert (False, True) == (was_writable, link.carrier.is_writable)
+
+
 async def test_resumed_and_paused_again() -> None:
     """The loop may be full again after a part of the queue; the rest waits, nobody is told."""
     link = EngineLink()
@@ -390,7 +402,7 @@ async def test_slow_consumer() -> None:
     link.carrier.close(SLOW, notice="why")
 
     assert ["in the loop's hands"] == link.socket.texts
-    assert close_of(3008, "slow consumer") == link.socket.frames[-1]
+    assert close_of(3008, "slow") == link.socket.frames[-1]
     assert link.carrier.queue is None
 
 

@@ -10,7 +10,9 @@ import pytest
 from tests.unit.clocks import pass_time, turns
 from tests.unit.streams import Download, FakeRequest, ReachableRequest
 from wirebell.errors import Disconnect
+from wirebell.liveness import LEAVE_SECONDS
 from wirebell.options import ConnectResponse
+from wirebell.process import PROCESS
 from wirebell.protocol.framing import SSE
 from wirebell.settings import Settings
 from wirebell.transports.http_stream import INBOX_MESSAGES_MAX, Streams
@@ -171,6 +173,72 @@ async def test_a_peer_that_takes_nothing_is_given_up(*, is_reachable: bool) -> N
         assert 1 == len(request.transport.options)
 
 
+async def test_cut_streams_are_counted() -> None:
+    """A peer that is given up counts as one, as with sockets; whoever is sent away, too."""
+    before = PROCESS.aborted_count, PROCESS.drained_count
+    download = Download(request=ReachableRequest())
+    task = await download.start()
+    download.request.gate.clear()
+    download.write("1")
+    download.carrier.shutdown()
+    download.carrier.close(DONE)
+    await task
+    download.carrier.shutdown()
+
+    assert (before[0] + 1, before[1] + 1) == (PROCESS.aborted_count, PROCESS.drained_count)
+    assert ["open", "shutdown", "eof"] == download.receiver.calls
+    PROCESS.aborted_count, PROCESS.drained_count = before
+
+
+async def test_a_link_that_is_gone_before_it_is_served() -> None:
+    """Its socket takes no options any more, and the end is told all the same."""
+    request = ReachableRequest()
+
+    def fail(*_: object) -> None:
+        raise OSError(9, "bad file descriptor")
+
+    request.transport.setsockopt = fail  # type: ignore[method-assign]
+    download = Download(request=request)
+    request.leave()
+    task = await download.start()
+    await task
+
+    assert ["open", "eof"] == download.receiver.calls
+    assert (0, {}) == (download.pings.peer_count, download.streams.links)
+
+
+async def test_a_peer_that_is_gone_leaves_while_its_first_words_are_handled() -> None:
+    """It is in no channel a second later; its end is told when the handler has ended."""
+    download = Download()
+    download.receiver.handler.clear()
+    task = await download.start("slow")
+    download.request.leave()
+    await pass_time(LEAVE_SECONDS * 0.9)
+    before = list(download.receiver.calls)
+    await pass_time(LEAVE_SECONDS * 0.2)
+    after = list(download.receiver.calls)
+    download.receiver.handler.set()
+    await task
+
+    assert (["open", "slow"], ["open", "slow", "leave"]) == (before, after)
+    assert ["open", "slow", "leave", "eof"] == download.receiver.calls
+
+
+async def test_a_peer_that_is_gone_ends_while_its_other_words_are_handled() -> None:
+    """What came by another request is no reason to wait."""
+    download = Download()
+    task = await download.start()
+    download.receiver.handler.clear()
+    post = asyncio.create_task(download.carrier.receive_message("slow"))
+    await turns()
+    download.request.leave()
+    await task
+    download.receiver.handler.set()
+    await post
+
+    assert ["open", "slow", "eof"] == download.receiver.calls
+
+
 async def test_a_handler_that_does_not_end_keeps_the_stream_and_not_the_link() -> None:
     """A peer that is given up is aborted, and the end is told when the handler has finished."""
     request = ReachableRequest()
@@ -278,6 +346,17 @@ async def test_no_connect_responses() -> None:
     assert not without.carrier.refuse_connect(109)
     assert not begun.carrier.refuse_connect(109)
     await turns()
+
+
+async def test_a_connect_that_fails_after_its_stream_was_closed() -> None:
+    """What was decided first is said."""
+    download = Download(connect_responses={})
+    task = await download.start()
+    download.carrier.close(DONE, notice="why")
+
+    assert not download.carrier.refuse_connect(109)
+    await task
+    assert (200, [b"why\n"]) == (download.request.status, download.request.pieces)
 
 
 async def test_closed_before_run() -> None:

@@ -266,7 +266,7 @@ async def test_answer_to_a_slow_peer() -> None:
         await say(receiver, "x")
         await turns()
 
-        assert [(3008, "slow consumer")] == transport.closed
+        assert [(3008, "slow")] == transport.closed
 
 
 async def test_heartbeat() -> None:
@@ -387,6 +387,64 @@ async def test_ended_while_signing_in(caplog: pytest.LogCaptureFixture) -> None:
 
         assert ({}, "") == (rig.node.statistics.disconnect_counts, caplog.text)
         assert {} == rig.node.admission.by_user
+
+
+async def test_left_while_signing_in(caplog: pytest.LogCaptureFixture) -> None:
+    """Who left keeps no deadline, and its next text is no other token."""
+    async with running() as rig:
+        answered, asked = asyncio.Event(), []
+
+        async def slow(text: str) -> Identity:
+            asked.append(text)
+            await answered.wait()
+            return Identity(text, datetime.now(UTC) + timedelta(hours=1))
+
+        receiver, transport = await attach(rig, channels=["a"], first_text=slow)
+        work = asyncio.create_task(say(receiver, "ann"))
+        await turns()
+
+        receiver.receive_leave()
+        answered.set()
+        await work
+        await say(receiver, "bob")
+
+        assert (["ann"], "", []) == (asked, caplog.text, transport.closed)
+        assert (None, {}) == (receiver.deadlines, rig.node.connections)
+        receiver.receive_eof()
+
+
+async def test_left_while_a_text_is_handled() -> None:
+    """It hears nothing more, what it said before is published, and its last words come last."""
+    async with running() as rig:
+        seen: list[str] = []
+        answered = asyncio.Event()
+
+        async def handle(text: str) -> str:
+            await answered.wait()
+            seen.append(text)
+            if text == "2":
+                raise RuntimeError("broken")
+            return text
+
+        receiver, transport = await attach(
+            rig, channels=["a"], on_text=handle, on_close=lambda: seen.append("end")
+        )
+        work = asyncio.create_task(say(receiver, "1"))
+        await turns()
+
+        receiver.receive_leave()
+        count = rig.node.hub.channel_count
+        answered.set()
+        await work
+        await say(receiver, "2")
+        await (receiver.receive_eof() or turns(1))
+
+        assert (0, ["1", "2", "end"]) == (count, seen)
+        assert ([], [], {}) == (
+            transport.messages,
+            transport.closed,
+            rig.node.statistics.disconnect_counts,
+        )
 
 
 async def test_refused_at_connect() -> None:

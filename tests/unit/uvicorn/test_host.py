@@ -13,8 +13,8 @@ from uvicorn.server import ServerState
 
 from tests.unit.clocks import pass_time
 from tests.unit.sockets import FakeLink, FakeSocket
+from wirebell.process import PROCESS
 from wirebell.settings import Settings
-from wirebell.transports.process import PROCESS
 from wirebell.uvicorn.host import ServerHost, host_of
 
 pytestmark = pytest.mark.anyio

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import logging
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import ClientDisconnected
 
 from tests.unit.clocks import turns
 from tests.unit.sockets import FakeLink, FakeSocket, close_of, masked, said
 from tests.unit.uvicorn.endpoints import ACCEPT, Served, configure, request
-from wirebell.transports.process import PROCESS
+from wirebell.process import PROCESS
 from wirebell.uvicorn import WebSocketProtocol
 
 pytestmark = pytest.mark.anyio
@@ -524,3 +527,24 @@ async def test_return_after_accept() -> None:
     await served.endpoint.end()
 
     assert [close_of(1000)] == served.frames
+
+
+async def test_the_http_class_is_gone_with_its_upgrade() -> None:
+    """Of uvicorn's HTTP class nothing stays behind a WebSocket, also without a collection."""
+    served = Served()
+    link = FakeLink()
+    http = HttpToolsProtocol(served.protocol.config, served.state, {})
+    socket = FakeSocket(http, socket=link)
+    http.connection_made(socket)
+    former = weakref.ref(http)
+    gc.disable()
+    try:
+        http.data_received(request())
+        del http
+        successor = socket.get_protocol()
+        await turns()
+
+        assert isinstance(successor, WebSocketProtocol)
+        assert None is former()
+    finally:
+        gc.enable()

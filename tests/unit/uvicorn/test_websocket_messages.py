@@ -13,7 +13,7 @@ from uvicorn.protocols.utils import ClientDisconnected
 from tests.unit.clocks import pass_time, turns
 from tests.unit.sockets import close_of, closed, frames, masked, said
 from tests.unit.uvicorn.endpoints import DEFLATE, opened
-from wirebell.transports.process import PROCESS
+from wirebell.process import PROCESS
 
 pytestmark = pytest.mark.anyio
 

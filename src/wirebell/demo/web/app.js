@@ -16,7 +16,7 @@ import { setUpPlayground } from "./playground.js";
 import { Presence } from "./presence.js";
 import { Session } from "./session.js";
 import { completedKey, createdKey, Tasks } from "./tasks.js";
-import { toastEntry, toastText } from "./toasts.js";
+import { dropToasts, toastEntry, toastText } from "./toasts.js";
 
 /** @typedef {import("./bell.js").Entry} Entry */
 /** @typedef {import("./api.js").Task} Task */
@@ -29,7 +29,7 @@ const MISSED_TOASTS_MAX = 2;
 
 const session = new Session(handleIdentity);
 const username = () => session.username;
-const parts = { username, onAuthor: checkAuthor, onChange: () => bell.refresh() };
+const parts = { username, onAuthor: checkAuthor, onChange: handleChange };
 const tasks = new Tasks(parts);
 const chat = new Chat(parts);
 const presence = new Presence(username);
@@ -125,6 +125,12 @@ function handleState(state, retryAt) {
   presence.setLive(state === "live");
 }
 
+/** Something is there that was not, or is seen that was not. */
+function handleChange() {
+  bell.refresh();
+  if (chat.isVisible()) dropToasts("message");
+}
+
 /** @param {number} code */
 function handleDisconnect(code) {
   // 3005 connection expired, 3500 invalid token: the cookie no longer says who we are.
@@ -174,6 +180,7 @@ async function start() {
   setUpViews();
   setUpPlayground(username);
   setUpConnection(() => live.retryNow());
+  need("bell-button", HTMLButtonElement).addEventListener("click", () => dropToasts());
   keepTimesFresh();
   presence.show();
   await session.refresh().catch(retrySession);

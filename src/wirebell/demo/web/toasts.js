@@ -1,5 +1,5 @@
 // @ts-check
-/** Owns the toasts: at most three, above the page (nothing moves), gone by themselves. */
+/** Owns the toasts: at most three, above the page (nothing moves), gone by themselves or once read. */
 
 import { tell } from "./bell.js";
 import { copyTemplate, need, paintAvatar, part } from "./dom.js";
@@ -24,10 +24,11 @@ function leaveLater(toast) {
   wait();
 }
 
-/** @param {(text: HTMLElement, avatar: HTMLElement) => void} write @param {() => void} onOpen */
-function show(write, onOpen) {
+/** @param {string} kind @param {(text: HTMLElement, avatar: HTMLElement) => void} write @param {() => void} onOpen */
+function show(kind, write, onOpen) {
   const region = need("toasts", HTMLDivElement);
   const toast = copyTemplate("toast-template");
+  toast.dataset.kind = kind;
   write(part(toast, ".toast-text", HTMLSpanElement), part(toast, ".avatar", HTMLSpanElement));
   part(toast, ".toast-open", HTMLButtonElement).addEventListener("click", () => {
     toast.remove();
@@ -41,7 +42,7 @@ function show(write, onOpen) {
 
 /** @param {import("./bell.js").Entry} entry @param {() => void} onOpen */
 export function toastEntry(entry, onOpen) {
-  show((text, avatar) => {
+  show(entry.kind, (text, avatar) => {
     paintAvatar(avatar, entry.by);
     tell(text, entry);
   }, onOpen);
@@ -49,8 +50,15 @@ export function toastEntry(entry, onOpen) {
 
 /** @param {string} words @param {() => void} onOpen */
 export function toastText(words, onOpen) {
-  show((text, avatar) => {
+  show("", (text, avatar) => {
     avatar.remove();
     text.textContent = words;
   }, onOpen);
+}
+
+/** @param {import("./bell.js").Entry["kind"]} [kind] what the reader sees elsewhere now; all of it when left out */
+export function dropToasts(kind) {
+  for (const toast of [...need("toasts", HTMLDivElement).children]) {
+    if (!kind || toast.getAttribute("data-kind") === kind) toast.remove();
+  }
 }

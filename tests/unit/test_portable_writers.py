@@ -9,7 +9,7 @@ import pytest
 from tests.unit.clocks import turns
 from tests.unit.links import Link
 from wirebell.errors import Disconnect
-from wirebell.transports.asgi_websocket import Writers
+from wirebell.portable import Writers
 
 pytestmark = pytest.mark.anyio
 

@@ -5,7 +5,9 @@ The operating system gives both to the process, not to a node: two nodes of one 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 from asyncio import Transport
 from dataclasses import dataclass
 
@@ -54,6 +56,16 @@ def abort_late(transport: Transport) -> None:
     if transport.get_write_buffer_size() or not transport.is_closing():
         PROCESS.aborted_count += 1
     transport.abort()
+
+
+def set_user_timeout(transport: Transport, seconds: float) -> None:
+    """Have the kernel drop a peer that acknowledges nothing; Linux only, and TCP only."""
+    link = transport.get_extra_info("socket")
+    if link is None or not hasattr(socket, "TCP_USER_TIMEOUT") or link.family == socket.AF_UNIX:
+        return
+    # A link that is gone already has no number any more.
+    with contextlib.suppress(OSError):
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
 
 
 @dataclass(frozen=True, slots=True)

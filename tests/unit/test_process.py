@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.clocks import turns
 from tests.unit.sockets import FakeSocket
-from wirebell.transports.process import PROCESS, abort_late
+from wirebell.process import PROCESS, abort_late
 
 pytestmark = pytest.mark.anyio
 
