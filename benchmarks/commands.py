@@ -9,8 +9,9 @@ WebSocket. Every client has a token of its own, which is checked; the channel ke
 permission to publish is asked with every publication. What comes back is checked: the publication
 by its number and the reply by its id, each exactly once. Clients that come in are 64 at a time;
 they show the headers of a browser, and leave with a reset: forgetting them is in the rate. A cell
-is the median of the rounds. `per CPU second` divides by the CPU time of the server's process: what
-it would reach with a core of its own, where others use the machine.
+is the median of the rounds. The C `send()` loop runs in the same go, and `of C` is the share of
+its deliveries/s: compare that between machines. `per CPU second` divides by the CPU time of the
+server: what it would reach with a core of its own, where others use the machine.
 
 Sketch: a recv() and a send() are 4 to 5 µs of kernel and loop, decoding, permission, delivery and
 encoding another 5 to 7 in Python: near 90,000 round trips/s. History adds 1 to 2 µs. A new client
@@ -23,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import rig
-from loads import talk
+from loads import measure_send_limit, talk
 from servers import PROTOCOL, run_server, versions
 
 __all__ = ("main",)
@@ -107,14 +108,15 @@ def print_table(cells: Sequence[dict[str, Any]]) -> None:
     """Print the cells, p99 first."""
     print(
         f"\n{'':<26} {'clients':>7} {'p99 ms':>8} {'p50 ms':>8} {'per second':>10} "
-        f"{'per CPU second':>14}  {'slowest to fastest':>19}  server load"
+        f"{'of C':>6} {'per CPU second':>14}  {'slowest to fastest':>19}  server load"
     )
     for cell in cells:
         slowest, fastest = cell["per_second_range"]
         print(
             f"{TITLES[cell['question']]:<26} {cell['in_flight']:>7,} {cell['p99_ms']:>8,.2f} "
             f"{cell['p50_ms']:>8,.2f} {cell['per_second']:>10,.0f} "
-            f"{cell['per_cpu_second']:>14,.0f}  {f'{slowest:,.0f} to {fastest:,.0f}':>19}  "
+            f"{cell['ratio_to_c']:>6.3f} {cell['per_cpu_second']:>14,.0f}  "
+            f"{f'{slowest:,.0f} to {fastest:,.0f}':>19}  "
             f"{cell['server_cpu']:>6.2f} {cell['load_cpu']:.2f}"
         )
 
@@ -129,15 +131,19 @@ def main() -> None:
     plan = replace(plan, rounds=arguments.rounds or plan.rounds)
     chosen = [name for name in arguments.questions.split(",") if name] or list(QUESTIONS)
     rig.fits_descriptors(max(plan.windows))
+    print("C send() loop ...", flush=True)
+    limit = measure_send_limit()
     cells: list[dict[str, Any]] = []
     for name in chosen:
         print(f"{TITLES[name]} ...", flush=True)
         cells += measure(name, plan)
+    for cell in cells:
+        cell["ratio_to_c"] = round(cell["per_second"] / limit, 3)
     print_table(cells)
     rig.warn_starved(cells)
     if arguments.out or not arguments.quick:
         method = {key: getattr(plan, key) for key in METHOD}
-        body = {"method": method, "cells": cells}
+        body = {"method": method, "send_limit_per_second": round(limit), "cells": cells}
         rig.write_results("commands", versions([PROTOCOL]), body, arguments.out)
 
 

@@ -9,7 +9,8 @@ them on their way at a time, each with a token of its own; client n recovers cha
 from offset 0. The answer to its subscribe command must say "recovered" and hold the 10
 publications, each once and in order. All stay connected until the last has recovered; presence is
 kept. The clock runs from the first connect() to the last answer. `wirebell serve`, memory broker,
-JSON over WebSocket. A cell is the median of the rounds, each on a server of its own.
+JSON over WebSocket. A cell is the median of the rounds, each on a server of its own; `of C` is its
+share of the deliveries/s of the C `send()` loop, which runs in the same go.
 
 Sketch: a client is a connection, a handshake, two commands and an HMAC, 120 to 170 µs, and 10
 publications to write, 10 to 20 µs: 5,500 to 7,500 clients/s on a core.
@@ -24,7 +25,7 @@ from typing import Any
 from websockets.sync.client import ClientConnection, connect
 
 import rig
-from loads import create_tokens, talk, write_lines
+from loads import create_tokens, measure_send_limit, talk, write_lines
 from servers import PROTOCOL, Server, run_server, versions
 
 __all__ = ("main",)
@@ -113,10 +114,14 @@ def measure_round(plan: Plan) -> dict[str, float]:
 
 def print_table(cells: Sequence[dict[str, Any]]) -> None:
     """Print the cells."""
-    print(f"\n{'clients':>8} {'per second':>10} {'per CPU second':>14} {'p99 ms':>8}  server load")
+    print(
+        f"\n{'clients':>8} {'per second':>10} {'of C':>6} {'per CPU second':>14} {'p99 ms':>8}  "
+        "server load"
+    )
     for cell in cells:
         print(
-            f"{cell['clients']:>8,} {cell['per_second']:>10,.0f} {cell['per_cpu_second']:>14,.0f} "
+            f"{cell['clients']:>8,} {cell['per_second']:>10,.0f} {cell['ratio_to_c']:>6.3f} "
+            f"{cell['per_cpu_second']:>14,.0f} "
             f"{cell['p99_ms']:>8,.2f}  {cell['server_cpu']:>6.2f} {cell['load_cpu']:.2f}"
         )
 
@@ -135,6 +140,8 @@ def main() -> None:
     )
     if not rig.fits_descriptors(plan.clients):
         raise SystemExit(f"{plan.clients:,} clients are above the limit of open files")
+    print("C send() loop ...", flush=True)
+    limit = measure_send_limit()
     rounds = []
     for number in range(plan.rounds):
         print(f"storm {number + 1} of {plan.rounds} ...", flush=True)
@@ -148,11 +155,16 @@ def main() -> None:
         **{key: rig.median(rounds, key) for key in MEDIANS},
         "per_cpu_second": round(rig.median(per_cpu, "rate")),
     }
+    cell["ratio_to_c"] = round(cell["per_second"] / limit, 3)
     print_table([cell])
     rig.warn_starved([cell])
     if arguments.out or not arguments.quick:
         method = {key: getattr(plan, key) for key in METHOD}
-        body = {"method": {**method, "channels": CHANNELS}, "cells": [cell]}
+        body = {
+            "method": {**method, "channels": CHANNELS},
+            "send_limit_per_second": round(limit),
+            "cells": [cell],
+        }
         rig.write_results("recovery_storm", versions([PROTOCOL]), body, arguments.out)
 
 
