@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -261,7 +262,8 @@ class Client:
         except LimitExceeded as error:
             raise ClientDisconnected(create_disconnect(DisconnectCode.CONNECTION_LIMIT)) from error
         connection.conn_info = grant.info
-        self.name, self.version = request.name[:64], request.version[:64]
+        # Mostly those of one SDK: clients share the words.
+        self.name, self.version = sys.intern(request.name[:64]), sys.intern(request.version[:64])
         if len(grant.channels) > settings.channels_per_connection_max:
             raise ClientDisconnected(create_disconnect(DisconnectCode.CHANNEL_LIMIT))
         subs = await self._enter_all(request, grant.channels)

@@ -326,6 +326,8 @@ class Node:
         if subscription is None:
             has_history = options.history is not None
             subscription = Subscription(None, has_history, options.presence, options.join_leave)
+        # Thousands may be in one channel, and each came with a copy of its name.
+        channel = sys.intern(channel)
         connection.channels[channel] = subscription
         is_held = hold or subscription.is_positioned
         self.hub.subscribe(channel, connection, subscription.encoding, catch_up=is_held)
