@@ -20,6 +20,9 @@ WAIT_MS = 12_000
 OUTAGE = re.compile(r"net::ERR_|WebSocket connection to")
 """What chromium itself prints when a server is away; no page can keep it from doing so."""
 
+REPLACED = "WebSocket is closed before the connection is established"
+"""What it prints when a page signs in anew before the link of the old sign-in stands."""
+
 
 @dataclass
 class Board:
@@ -51,6 +54,8 @@ class Board:
         if message.type not in {"error", "warning"}:
             return
         if self.outage_expected and OUTAGE.search(message.text):
+            return
+        if REPLACED in message.text:
             return
         self.problems.append(message.text)
 
