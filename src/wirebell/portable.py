@@ -27,6 +27,8 @@ from wirebell.model import Frames
 from wirebell.settings import Settings
 
 __all__ = (
+    "INBOX_BYTES_MAX",
+    "INBOX_MESSAGES_MAX",
     "Message",
     "PortableCarrier",
     "Receive",

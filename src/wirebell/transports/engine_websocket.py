@@ -17,7 +17,7 @@ import contextvars
 import logging
 import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -26,6 +26,14 @@ from wirebell.errors import Disconnect, DisconnectCode, create_disconnect
 from wirebell.interfaces import Receiver
 from wirebell.liveness import LEAVE_SECONDS, PingRing
 from wirebell.model import Frames
+from wirebell.portable import (
+    INBOX_BYTES_MAX,
+    INBOX_MESSAGES_MAX,
+    Receive,
+    Send,
+    finish,
+    measure,
+)
 from wirebell.process import set_user_timeout
 from wirebell.settings import Settings
 from wirebell.takeover import Host, LiveSocket, Successor, TakenSocket, Takeover
@@ -43,16 +51,6 @@ from wirebell.websocket.wire import deflate_wire, encode_wire
 __all__ = ("EngineWebSocket",)
 
 logger = logging.getLogger(__name__)
-
-Message = MutableMapping[str, Any]  # of ASGI: a dictionary of its specification
-Send = Callable[[Message], Awaitable[None]]
-Receive = Callable[[], Awaitable[Message]]
-
-# What a waiting message takes besides its text; without it empty ones would be unbounded.
-MESSAGE_BYTES = 64
-# Input that may wait behind a handler before the socket is not read any more.
-INBOX_MESSAGES_MAX = 32
-INBOX_BYTES_MAX = 65_536
 
 
 class State(Enum):
@@ -204,7 +202,7 @@ class EngineWebSocket(LiveSocket[Host], Successor):
             if taken is None:
                 self.state = State.ENDED
                 self.queue = None
-                await _finish(receiver.receive_eof())
+                await finish(receiver.receive_eof())
         if taken is not None:
             self.context = contextvars.copy_context()
             self._begin(taken, opening)
@@ -436,7 +434,7 @@ class EngineWebSocket(LiveSocket[Host], Successor):
         try:
             await waiting
             while self.inbox:
-                await _finish(self._take(self.inbox.popleft()))
+                await finish(self._take(self.inbox.popleft()))
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -520,7 +518,7 @@ class EngineWebSocket(LiveSocket[Host], Successor):
             return True
         if self.state not in {State.OPENING, State.OPEN}:
             return True
-        waiting = self.queued_bytes + frames.byte_count + MESSAGE_BYTES * len(frames.messages)
+        waiting = self.queued_bytes + measure(frames)
         if self.queue is None:
             self.queue, self.queued_bytes = deque(), 0
         elif self.queue and waiting > self.settings.send_queue_bytes_max:
@@ -534,7 +532,7 @@ class EngineWebSocket(LiveSocket[Host], Successor):
         queue = self.queue
         while queue and not (until_paused and self.is_paused):
             frames = queue.popleft()
-            self.queued_bytes -= frames.byte_count + MESSAGE_BYTES * len(frames.messages)
+            self.queued_bytes -= measure(frames)
             self.transport.write(self._wire(frames))
         if not queue:
             self.queue, self.queued_bytes = None, 0
@@ -545,9 +543,3 @@ class EngineWebSocket(LiveSocket[Host], Successor):
             return frames.wire or encode_wire(frames)
         bits = self.deflate.server_window_bits
         return deflate_wire(frames, bits, self.settings.compression_bytes_min)
-
-
-async def _finish(work: Awaitable[None] | None) -> None:
-    """Wait for what a receiver could not do at once."""
-    if work is not None:
-        await work
