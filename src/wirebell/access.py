@@ -17,7 +17,20 @@ from wirebell.protocol.messages import (
 if TYPE_CHECKING:
     from wirebell.client import Client
 
-__all__ = ("Access", "ConnectGrant", "RefreshGrant")
+__all__ = ("Access", "ConnectGrant", "RefreshGrant", "ShownToken")
+
+
+@dataclass(frozen=True, slots=True)
+class ShownToken:
+    """What is remembered of a connection's token, so that it can be revoked.
+
+    Attributes:
+        token_id: ``jti``; empty for none.
+        issued_at: ``iat``, seconds since 1970; ``None`` when it does not say.
+    """
+
+    token_id: str = ""
+    issued_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +45,7 @@ class ConnectGrant:
         data: Handed to the client; likewise.
         channels: Server-side subscriptions: channel → how.
         is_refreshed_by_client: The client is told when they end, and shows new ones.
+        token: What it showed; ``None`` where something else says who it is.
     """
 
     user_id: str = ""
@@ -41,6 +55,7 @@ class ConnectGrant:
     data: bytes = b""
     channels: Mapping[str, ServerSubscribe] = field(default_factory=dict)
     is_refreshed_by_client: bool = False
+    token: ShownToken | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +65,12 @@ class RefreshGrant:
     Attributes:
         expires_at: As in `ConnectGrant`.
         channels: Server-side subscriptions that the new credentials name; ``None`` leaves them.
+        token: The new one; ``None`` leaves the one before.
     """
 
     expires_at: float | None = None
     channels: frozenset[str] | None = None
+    token: ShownToken | None = None
 
 
 class Access(Protocol):

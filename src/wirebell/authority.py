@@ -18,6 +18,7 @@ from wirebell.hooks import Hooks
 from wirebell.model import ChannelOptions, Identity
 from wirebell.namespaces import Namespaces
 from wirebell.options import ClientOptions
+from wirebell.revocations import Revocations
 from wirebell.tokens import KeyLocation, TokenVerifier
 
 __all__ = ("Authority", "FindKey")
@@ -57,6 +58,7 @@ class Authority:
         find_key: Gets keys of a key set.
         unavailable: Namespaces whose kind of channel is not there yet: error 108.
         grace_seconds: Time for refreshing credentials that have ended.
+        revocations: Tokens that do not count any more.
     """
 
     registry: ChannelRegistry
@@ -69,6 +71,7 @@ class Authority:
     subscription_tokens: TokenVerifier | None = None
     find_key: FindKey | None = None
     unavailable: frozenset[str] = field(default_factory=frozenset)
+    revocations: Revocations = field(default_factory=lambda: Revocations(1))
     # Names that passed `check_command` lately → options; and how many declarations there were.
     checked: dict[str, ChannelOptions] = field(default_factory=dict, init=False, repr=False)
     checked_among: int = field(default=0, init=False, repr=False)
@@ -133,9 +136,12 @@ class Authority:
         return [text for verifier in verifiers if verifier for text in verifier.warnings]
 
     async def verify(self, verifier: TokenVerifier, verify: Verify, token: str) -> Any:
-        """Check a token, with a key from a key set where it needs one."""
+        """Check a token, with a key from a key set where it needs one, and that it counts."""
         location = verifier.key_location(token)
         key = None
         if location is not None and self.find_key is not None:
             key = await self.find_key(location)
-        return verify(token, time.time(), key)
+        now = time.time()
+        claims = verify(token, now, key)
+        self.revocations.check(claims, now)
+        return claims

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from starlette.requests import HTTPConnection
 
-from wirebell.access import ConnectGrant, RefreshGrant
+from wirebell.access import ConnectGrant, RefreshGrant, ShownToken
 from wirebell.authority import Authority
 from wirebell.client import Client
 from wirebell.errors import (
@@ -42,6 +42,7 @@ from wirebell.namespaces import (
     may_presence,
     may_publish,
 )
+from wirebell.orders import end_predecessors
 from wirebell.protocol.messages import (
     ConnectRequest,
     PublishRequest,
@@ -199,6 +200,7 @@ class Authorizer:
             info=embed(claims.info),
             channels=channels,
             is_refreshed_by_client=True,
+            token=ShownToken(claims.token_id, claims.issued_at),
         )
 
     async def _add_requested(
@@ -245,7 +247,8 @@ class Authorizer:
         expires_at = None if self.authority.options.insecure else claims.expires_at
         if _has_ended(expires_at):
             raise _disconnect(DisconnectCode.EXPIRED)
-        return RefreshGrant(expires_at, frozenset(claims.channels) | set(claims.subs))
+        shown = ShownToken(claims.token_id, claims.issued_at)
+        return RefreshGrant(expires_at, frozenset(claims.channels) | set(claims.subs), shown)
 
     async def renew(self, client: Client) -> RefreshGrant | None:
         """Ask the application for a longer life; see `wirebell.access.Access`."""
@@ -503,6 +506,9 @@ def _end_others(client: Client, user_id: str) -> None:
     for connection in list(client.node.users.get(user_id, {}).values()):
         if connection is not client.connection and connection.control is not None:
             connection.control.close(create_disconnect(DisconnectCode.CONNECTION_LIMIT))
+    node = client.node
+    if node.cluster.members:
+        node.spawn(end_predecessors(node, user_id, client.client_id))
 
 
 def _has_ended(expires_at: float | None) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack
 
 import msgspec
 from pydantic import TypeAdapter, ValidationError
@@ -30,7 +30,10 @@ from wirebell.model import (
 )
 from wirebell.node import Node
 from wirebell.permissions import PermissionApp
-from wirebell.publishing import PublishKeywords, compose, encode_payload
+from wirebell.publishing import PublishKeywords, compose, encode_payload, require
+
+if TYPE_CHECKING:
+    from wirebell.outbox import Outbox, OutboxSession
 
 __all__ = (
     "BoundChannel",
@@ -166,25 +169,33 @@ class BoundChannel(Generic[SendsT]):
     name: str
     declaration: Channel[SendsT]
 
-    async def publish(self, data: SendsT, **how: Unpack[PublishKeywords]) -> StreamPosition:
+    async def publish(
+        self, data: SendsT, *, outbox: OutboxSession | None = None, **how: Unpack[PublishKeywords]
+    ) -> StreamPosition:
         """Publish; no peer is waited for, and no peer can make it fail.
 
         Args:
             data: Checked against the declaration's ``sends`` type.
+            outbox: As for `wirebell.Realtime.publish`: publish if its transaction commits.
             **how: As for `wirebell.Realtime.publish`; see `wirebell.publishing.PublishKeywords`.
 
         Returns:
-            The publication's position; offset 0 where the channel keeps no history. Of one that
-            was left out the first one's, or the stream's top.
+            The publication's position; offset 0 where the channel keeps no history, and with
+            ``outbox``. Of one that was left out the first one's, or the stream's top.
 
         Raises:
             BadRequest: ``data`` is not of that type, or it or a keyword is out of bounds.
             BrokerUnavailable: The broker does not answer.
+            ConfigError: ``outbox`` is given, and `wirebell.Realtime` has none.
             NotRunning: Outside the lifespan of `wirebell.Realtime`.
         """
         if how and self.declaration.options.delta_publish:
             how["delta"] = True
         publication, options = compose(self.declaration.encode(data), how)
+        if outbox is not None:
+            return await require(self.declaration.outbox).add(
+                outbox, self.name, publication, options
+            )
         return await self.declaration.node().publish(self.name, publication, options)
 
     async def presence(self) -> dict[str, ClientInfo]:
@@ -229,6 +240,7 @@ class Channel(Generic[SendsT]):
         permissions: PermissionApp,
         *,
         public: bool,
+        outbox: Outbox | None = None,
     ) -> None:
         self.template = ChannelTemplate(pattern)
         self.adapter: TypeAdapter[SendsT] | None = None if sends is None else TypeAdapter(sends)
@@ -236,6 +248,7 @@ class Channel(Generic[SendsT]):
         self.node = node
         self.permissions = permissions
         self.public = public
+        self.outbox = outbox
         # A pattern has braces and colons, which would mean something in a path.
         self.name = pattern.encode().hex()
         self.is_authorized = False

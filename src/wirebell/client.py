@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from wirebell.access import Access
+from wirebell.access import Access, ShownToken
 from wirebell.client_deadlines import ClientDeadlines
 from wirebell.client_requests import (
     handle_history,
@@ -31,6 +31,7 @@ from wirebell.client_requests import (
 from wirebell.connection import Connection, Subscription
 from wirebell.errors import (
     UNSUBSCRIBE_REASONS,
+    BrokerError,
     ClientDisconnected,
     CommandError,
     ConnectionClosed,
@@ -112,6 +113,7 @@ class Client:
         "node",
         "send_close",
         "session_id",
+        "token",
         "transport_name",
         "unreleased",
         "version",
@@ -143,6 +145,7 @@ class Client:
         self.transport_name = transport_name
         self.name = self.version = ""
         self.session_id = str(uuid.uuid4()) if has_session else ""
+        self.token: ShownToken | None = None
         self.is_connected = False
         self.connected_at = time.time()
         self.deadlines = ClientDeadlines(node)
@@ -235,7 +238,12 @@ class Client:
 
     def fail(self, name: str, command_id: int) -> Reply | None:
         """Answer a command that broke on our side, in ``except``: the client may try again."""
-        logger.exception("%s failed", name, extra={"client_id": self.client_id})
+        error = sys.exception()
+        if isinstance(error, BrokerError):
+            # Everybody meets a broker that is away; one in a while is told.
+            self.node.note_failure(error)
+        else:
+            logger.exception("%s failed", name, extra={"client_id": self.client_id})
         return refuse(command_id, ProtocolError(ErrorCode.INTERNAL))
 
     def settle(self) -> None:
@@ -261,6 +269,8 @@ class Client:
             self.node.identify(connection, grant.user_id)
         except LimitExceeded as error:
             raise ClientDisconnected(create_disconnect(DisconnectCode.CONNECTION_LIMIT)) from error
+        self.token = grant.token
+        self._check_token()
         connection.conn_info = grant.info
         # Mostly those of one SDK: clients share the words.
         self.name, self.version = sys.intern(request.name[:64]), sys.intern(request.version[:64])
@@ -285,6 +295,14 @@ class Client:
             node=self.node.node_id if self.session_id and not self.is_unidirectional else "",
             time=int(time.time() * 1000) if self.access.tells_time else 0,
         )
+
+    def _check_token(self) -> None:
+        """Refuse what was revoked while others were asked; later it is found here."""
+        # Whoever shows no token came when its link did.
+        token = self.token or ShownToken("", self.connected_at)
+        refuses = self.node.cluster.revocations.refuses
+        if refuses(self.user_id, token.token_id, token.issued_at, time.time()):
+            raise ClientDisconnected(create_disconnect(DisconnectCode.INVALID_TOKEN))
 
     async def _enter_all(
         self, request: ConnectRequest, channels: Mapping[str, ServerSubscribe]
@@ -318,6 +336,7 @@ class Client:
             ours = {name for name, entry in channels.items() if entry.is_server_side}
             if not grant.channels <= ours:
                 raise ClientDisconnected(create_disconnect(DisconnectCode.INSUFFICIENT_STATE))
+        self.token = grant.token or self.token
         self.expire_at(grant.expires_at, self.node.settings.expired_close_delay_seconds)
         return messages.RefreshResult(grant.expires_at is not None, _ttl(grant.expires_at))
 

@@ -52,6 +52,7 @@ class Connection:
         encoding: How publications are written for it.
         conn_info: What others see of it; one JSON value, empty for nothing.
         channels: What it is subscribed to, oldest first → how.
+        identified_at: When it was known who it is, seconds since 1970; 0 while it is not.
         control: What the server may do to it; ``None`` where the client speaks no protocol.
         is_closing: True once our side decided to end it.
         is_closed: True once the node forgot it.
@@ -65,6 +66,7 @@ class Connection:
         "conn_info",
         "control",
         "encoding",
+        "identified_at",
         "is_closed",
         "is_closing",
         "transport",
@@ -85,6 +87,7 @@ class Connection:
         self.address = address
         self.encoding = encoding
         self.conn_info = b""
+        self.identified_at = 0.0
         self.transport = transport
         self.control = control
         # The hub calls it for every delivery: one call less in between.

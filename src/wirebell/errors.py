@@ -8,6 +8,7 @@ The tree (a test compares it with the classes)::
     │   ├── BadRequest
     │   ├── LimitExceeded
     │   ├── PermissionDenied
+    │   ├── NodesSilent
     │   └── Denied
     ├── ClientDisconnected
     ├── TokenError
@@ -15,7 +16,8 @@ The tree (a test compares it with the classes)::
     │   └── TokenExpired
     ├── BrokerError
     │   ├── BrokerUnavailable
-    │   └── BrokerClosed
+    │   ├── BrokerClosed
+    │   └── UnknownRecord
     ├── ConnectionClosed
     ├── ConfigError
     ├── NotRunning
@@ -52,6 +54,7 @@ __all__ = (
     "ErrorCode",
     "HandshakeError",
     "LimitExceeded",
+    "NodesSilent",
     "NotRunning",
     "PermissionDenied",
     "ProtocolError",
@@ -59,6 +62,7 @@ __all__ = (
     "TokenExpired",
     "TokenInvalid",
     "TooLong",
+    "UnknownRecord",
     "UnsubscribeCode",
     "WirebellError",
     "create_disconnect",
@@ -355,6 +359,16 @@ class PermissionDenied(CommandError):
     code: int = ErrorCode.PERMISSION_DENIED
 
 
+class NodesSilent(CommandError):
+    """Some nodes did not answer in time; the message names them.
+
+    What was asked is known, and what was ordered is done, on all the others. Every order may be
+    given again.
+    """
+
+    temporary: bool = True
+
+
 class Denied(CommandError):
     """Raised by an application's own code to refuse a peer; the message reaches the peer."""
 
@@ -371,6 +385,10 @@ class BrokerUnavailable(BrokerError):
 
 class BrokerClosed(BrokerError):
     """The broker was used before ``start()`` or after ``aclose()``."""
+
+
+class UnknownRecord(BrokerError):
+    """A record or a message is damaged, or was written by a newer release; it says which."""
 
 
 class ConnectionClosed(WirebellError):

@@ -14,8 +14,8 @@ __all__ = ("Following",)
 class Following:
     """Makes the broker's subscriptions equal the hub's.
 
-    Mutable state: the channels subscribed at the broker, and the changes that run: one at a time
-    for each channel.
+    Mutable state: the channels subscribed at the broker, the changes that run, one at a time for
+    each channel, and channels that the broker was not able to let go.
 
     Args:
         hub: Knows who is subscribed here.
@@ -31,6 +31,7 @@ class Following:
         self.loop = loop
         self.channels: set[str] = set()
         self.changes: dict[str, asyncio.Task[None]] = {}
+        self.unwanted: set[str] = set()
 
     def is_settled(self, channel: str) -> bool:
         """Tell whether a channel is received, and nothing is about to change that."""
@@ -59,8 +60,22 @@ class Following:
             if self.hub.has_subscribers(channel):
                 await self.broker.subscribe(channel)
                 self.channels.add(channel)
+                self.unwanted.discard(channel)
             else:
                 self.channels.discard(channel)
+                self.unwanted.add(channel)
                 await self.broker.unsubscribe(channel)
+                self.unwanted.discard(channel)
         finally:
             del self.changes[channel]
+
+    async def retry(self) -> None:
+        """Let go what the broker was not able to let go while its link was cut.
+
+        Raises:
+            BrokerError: It does not answer; the rest waits for the next time.
+        """
+        for channel in list(self.unwanted):
+            if channel not in self.changes and not self.hub.has_subscribers(channel):
+                self.changes[channel] = self.loop().create_task(self._change(channel))
+                await asyncio.shield(self.changes[channel])

@@ -50,10 +50,20 @@ class HistorySlice(Protocol):
 
 
 class BrokerListener(Protocol):
-    """Who a broker hands what arrives: the node."""
+    """Who a broker hands what arrives: the node. No method may block, or raise."""
 
     def handle_item(self, channel: str, item: ChannelItem) -> None:
-        """Take what was put into a channel that this node subscribed to. Must not block."""
+        """Take what was put into a channel that this node subscribed to."""
+
+    def handle_control(self, data: bytes) -> None:
+        """Take what a node, this one too, told all nodes or this one alone."""
+
+    def handle_reconnect(self) -> None:
+        """Learn that the link was cut and stands again, with all its subscriptions.
+
+        What was published meanwhile did not arrive: channels with history are to be read from
+        the last position that was seen; of the others it is lost.
+        """
 
 
 class Broker(Protocol):
@@ -70,16 +80,46 @@ class Broker(Protocol):
         own publications: A node that subscribed receives what it published itself, once.
         subscription: After ``subscribe`` returned, nothing published later is missed while the
             link to the broker stands.
+        control: What ``publish_control`` is given reaches every node that is connected, at most
+            once, in the order of one sender's calls.
+        outage: A broker that lost its link comes back by itself, waiting longer from try to try,
+            subscribes again to everything, and then calls ``handle_reconnect``. Meanwhile
+            ``publish`` waits within its bound or raises `BrokerUnavailable`; what is published
+            twice because an answer was lost is published once.
         blocking: No method waits for a peer; all are bounded in time.
         history: At most ``size`` publications, none older than ``ttl_seconds`` after the newest
             one, always a contiguous run that ends at the newest.
+        one process: A broker that reaches no other node may say so by an attribute
+            ``is_shared = False``; then none is looked for.
     """
 
-    async def start(self, listener: BrokerListener) -> None:
+    @property
+    def is_connected(self) -> bool:
+        """Whether what other nodes publish arrives at this moment; never raises."""
+
+    @property
+    def reconnect_count(self) -> int:
+        """How often the link was lost and came back."""
+
+    async def start(self, listener: BrokerListener, node_id: str = "") -> None:
         """Begin to deliver to ``listener``.
+
+        Args:
+            listener: Who is told.
+            node_id: Unique for ever; whose ``publish_control`` is for this node alone.
 
         Raises:
             BrokerUnavailable: The broker cannot be reached.
+            ConfigError: It can be, and refuses: wrong credentials, too old a server, data of a
+                newer schema. The message says what to do.
+        """
+
+    async def check(self) -> None:
+        """Ask the broker whether it answers, and whether what others publish arrives.
+
+        Raises:
+            BrokerUnavailable: One of both is not so; the message says which.
+            BrokerClosed: The broker is not running.
         """
 
     async def aclose(self) -> None:
@@ -131,6 +171,18 @@ class Broker(Protocol):
             BrokerClosed: The broker is not running.
         """
 
+    async def publish_control(self, data: bytes, node_id: str = "") -> None:
+        """Tell all nodes something, this one too, or one node alone; nothing is kept.
+
+        Args:
+            data: At most 1 MiB.
+            node_id: Who is meant; empty for all. One that is gone hears nothing.
+
+        Raises:
+            BrokerClosed: The broker is not running.
+            BrokerUnavailable: It does not answer within its bound.
+        """
+
     async def history(
         self,
         channel: str,
@@ -166,14 +218,33 @@ class Broker(Protocol):
 class PresenceStore(Protocol):
     """Keeps who is in a channel, on every node, by leases.
 
+    A store may share connections with a broker; each is started and closed on its own, in any
+    order.
+
     Guarantees:
         lease: An entry is seen until it is removed, or until ``ttl_seconds`` passed since it was
             last added; adding it again renews the lease.
         no ghosts: A node that died leaves nothing behind for longer than the lease.
     """
 
+    async def start(self) -> None:
+        """Begin.
+
+        Raises:
+            BrokerUnavailable: The store cannot be reached.
+            ConfigError: It can be, and refuses; the message says what to do.
+        """
+
+    async def aclose(self) -> None:
+        """Stop; idempotent. Entries stay until their leases end."""
+
     async def add(self, channel: str, info: ClientInfo, *, ttl_seconds: float) -> None:
-        """Write an entry, or renew its lease."""
+        """Write an entry, or renew its lease.
+
+        Raises:
+            BrokerUnavailable: The store does not answer, here as below; whether the entry was
+                written is not known then.
+        """
 
     async def remove(self, channel: str, client_id: str) -> None:
         """Remove an entry; idempotent."""

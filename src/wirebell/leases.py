@@ -8,7 +8,7 @@ its leave is done: otherwise that would take the new entry.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any
 
 from wirebell.connection import Connection, Subscription
@@ -17,8 +17,10 @@ from wirebell.model import ClientInfo, Membership
 
 __all__ = ("Leases",)
 
-# A store of this process answers at once: others must get their turn in between.
-LEASES_IN_A_TURN = 100
+# So many are renewed at once: a store answers those of one turn of the loop together.
+RENEWALS_AT_ONCE = 64
+# Of each of them: a store of this process answers at once, and others must get their turn.
+LEASES_IN_A_TURN = 8
 
 
 class Leases:
@@ -31,7 +33,7 @@ class Leases:
         store: Who is in which channel.
         broker: Tells of joins and leaves.
         ttl_seconds: How long an entry lives that is not renewed, above 0.
-        spawn: Runs what nobody waits for.
+        spawn: Runs what need not be waited for.
     """
 
     def __init__(
@@ -39,13 +41,13 @@ class Leases:
         store: PresenceStore,
         broker: Broker,
         ttl_seconds: float,
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
         self.store = store
         self.broker = broker
         self.ttl_seconds = ttl_seconds
         self.spawn = spawn
-        self.leaving: dict[tuple[str, str], asyncio.Event] = {}
+        self.leaving: dict[tuple[str, str], asyncio.Task[None]] = {}
         self.is_renewing = False
 
     async def enter(self, connection: Connection, channel: str, subscription: Subscription) -> None:
@@ -58,7 +60,7 @@ class Leases:
         """
         earlier = self.leaving.get((connection.client_id, channel))
         if earlier is not None:
-            await earlier.wait()
+            await asyncio.wait((earlier,))
         if connection.channels.get(channel) is not subscription:
             return
         info = connection.info(channel)
@@ -84,7 +86,7 @@ class Leases:
             # Whether it was written is not known.
             current = _find_present(connection, channel)
             if current is None or (current is subscription and not subscription.is_present):
-                self.spawn(self.store.remove(channel, info.client_id))
+                _ = self.spawn(self.store.remove(channel, info.client_id))
             raise
         # Who came back may be there in another way.
         if _find_present(connection, channel) is None:
@@ -92,11 +94,12 @@ class Leases:
 
     def begin_leave(self, info: ClientInfo, channel: str, subscription: Subscription) -> None:
         """Have `leave` done; an `enter` of the same client waits for it."""
-        self.leaving[info.client_id, channel] = asyncio.Event()
-        self.spawn(self.leave(info, channel, subscription))
+        key = (info.client_id, channel)
+        task = self.leaving[key] = self.spawn(self.leave(info, channel, subscription))
+        task.add_done_callback(lambda _: self.leaving.pop(key, None))
 
     async def leave(self, info: ClientInfo, channel: str, subscription: Subscription) -> None:
-        """Remove presence, and tell the others, as far as `enter` came.
+        """Remove presence, and tell the others, as far as `enter` came; each at most once.
 
         Raises:
             BrokerError: One of them cannot be done; the entry ends with its lease.
@@ -104,31 +107,50 @@ class Leases:
         try:
             if subscription.is_present:
                 await self.store.remove(channel, info.client_id)
+        finally:
             if subscription.is_announced:
                 await self.broker.publish_membership(channel, Membership(info, joined=False))
-        finally:
-            self.leaving.pop((info.client_id, channel)).set()
 
     async def renew(self, connections: Iterable[Connection]) -> None:
-        """Renew one lease after the other; who left meanwhile is passed over.
+        """Renew leases, some at once; who left meanwhile is passed over.
 
         Raises:
-            BrokerError: The store does not answer; those that follow wait for the next time.
+            BrokerError: The store does not answer; those that follow keep the lease they have.
         """
         self.is_renewing = True
-        count = 0
+        entries = _list_present(connections)
         try:
-            for connection in connections:
-                for channel in list(connection.channels):
-                    subscription = connection.channels.get(channel)
-                    if subscription is None or not subscription.is_present:
-                        continue
-                    await self.add(connection, channel, subscription)
-                    count += 1
-                    if count % LEASES_IN_A_TURN == 0:
-                        await asyncio.sleep(0)
+            workers = [self._renew_some(entries) for _ in range(RENEWALS_AT_ONCE)]
+            answers = await asyncio.gather(*workers, return_exceptions=True)
         finally:
             self.is_renewing = False
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+
+    async def _renew_some(self, entries: Iterator[tuple[Connection, str, Subscription]]) -> None:
+        """Renew one lease after the other, until there are none or the store fails."""
+        for number, (connection, channel, subscription) in enumerate(entries, 1):
+            try:
+                await self.add(connection, channel, subscription)
+            except BaseException:
+                # The other workers stop too: each failure may take its whole time-out.
+                for _ in entries:
+                    pass
+                raise
+            if number % LEASES_IN_A_TURN == 0:
+                await asyncio.sleep(0)
+
+
+def _list_present(
+    connections: Iterable[Connection],
+) -> Iterator[tuple[Connection, str, Subscription]]:
+    """Find what is in presence, at the moment at which each is asked for."""
+    for connection in connections:
+        for channel in list(connection.channels):
+            subscription = connection.channels.get(channel)
+            if subscription is not None and subscription.is_present:
+                yield connection, channel, subscription
 
 
 def _find_present(connection: Connection, channel: str) -> Subscription | None:

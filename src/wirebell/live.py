@@ -9,12 +9,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qsl
 
+import msgspec
 from starlette.requests import HTTPConnection
 
 from wirebell.access import Access
 from wirebell.admission import Limit
 from wirebell.auth import AllowedOrigins, is_origin_allowed
 from wirebell.carriers import create_carrier, create_portable
+from wirebell.control import QUESTION_BYTES_MAX
 from wirebell.endpoints import (
     SSE,
     Emulation,
@@ -26,6 +28,8 @@ from wirebell.endpoints import (
 )
 from wirebell.errors import (
     BadRequest,
+    BrokerError,
+    CommandError,
     Disconnect,
     HandshakeError,
     LimitExceeded,
@@ -43,7 +47,7 @@ from wirebell.protocol.codec import Codec
 from wirebell.protocol.json import JSON
 from wirebell.settings import Settings
 from wirebell.transports.bidirectional import BidirectionalReceiver
-from wirebell.transports.emulation import Sessions
+from wirebell.transports.emulation import ForwardedCommands, Sessions
 from wirebell.transports.http_stream import HTTPStream, Streams
 from wirebell.transports.unidirectional import UnidirectionalReceiver
 
@@ -56,6 +60,11 @@ Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
 NO_PROTOBUF = "protobuf is not installed: pip install 'wirebell[server]'"
+
+# What another node is asked to do with commands of its session.
+FORWARD = "emulate"
+# Half of what a node may ask others at once: peers must not keep its own orders from them.
+FORWARDING_MAX = 500
 
 # Ours has three; what else is in an address is the application's.
 QUERY_FIELDS_MAX = 100
@@ -125,6 +134,7 @@ class Live:
         self.writers = writers
         self.streams = Streams(settings)
         self.sessions: Sessions | None = None
+        self.forwarding_count = 0
 
     def applications(self) -> dict[str, Any]:
         """Return the endpoints that are served: path → ASGI application."""
@@ -317,8 +327,51 @@ class Live:
         data: bytes,
         is_binary: bool,  # noqa: FBT001
     ) -> bool:
-        """Have commands handled by whoever has the session; false for an unknown node."""
-        return await self._sessions().deliver(node_id, session_id, data, is_binary)
+        """Have commands handled by whoever has the session; false for an unknown node.
+
+        Those of another node's session are handled there; this returns when that node has them.
+
+        Raises:
+            HandshakeError: 413: They are too many to be given to another node; 503: It does not
+                answer, or too many wait for other nodes.
+        """
+        cluster = self.node().cluster
+        if node_id not in cluster.members:
+            return await self._sessions().deliver(node_id, session_id, data, is_binary)
+        body = msgspec.msgpack.encode(ForwardedCommands(session_id, data, is_binary))
+        if len(body) > QUESTION_BYTES_MAX:
+            raise HandshakeError(
+                413, f"another node takes at most {QUESTION_BYTES_MAX} bytes, got {len(body)}"
+            )
+        if self.forwarding_count >= FORWARDING_MAX:
+            raise HandshakeError(503, f"{FORWARDING_MAX} requests wait for other nodes")
+        self.forwarding_count += 1
+        try:
+            await cluster.ask(node_id, FORWARD, body)
+        except (CommandError, BrokerError) as error:
+            raise HandshakeError(503, str(error)) from error
+        finally:
+            self.forwarding_count -= 1
+        return True
+
+    def answer_for(self, node: Node) -> None:
+        """Have a node take commands that come to others; to be called once, before it starts."""
+        node.cluster.handlers[FORWARD] = self._take_forwarded
+
+    async def _take_forwarded(self, body: bytes) -> bytes:
+        """Begin to handle commands that came to another node, in the order of their coming."""
+        commands = msgspec.msgpack.decode(body, type=ForwardedCommands)
+        node = self.node()
+        work = self._deliver_here(node.node_id, commands)
+        # The other node must not wait for the application.
+        node.spawn(work)
+        return b""
+
+    async def _deliver_here(self, node_id: str, commands: ForwardedCommands) -> None:
+        """Handle commands of a session of this node."""
+        await self._sessions().deliver(
+            node_id, commands.session_id, commands.data, commands.is_binary
+        )
 
     def _sessions(self) -> Sessions:
         """Return the sessions of the running node."""

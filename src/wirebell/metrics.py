@@ -14,6 +14,7 @@ from wirebell.admission import Limit
 from wirebell.model import Overflow
 from wirebell.node import Node
 from wirebell.process import PROCESS
+from wirebell.statistics import OutboxStatistics
 
 __all__ = ("NodeCollector", "render_metrics")
 
@@ -77,7 +78,91 @@ class NodeCollector:
         for overflow in (Overflow.DROP_OLDEST, Overflow.KEEP_LATEST):
             drops.add_metric([overflow.value], node.hub.dropped_counts[overflow])
         yield drops
+        yield from collect_cluster(node)
+        if statistics.outbox is not None:
+            yield from collect_outbox(statistics.outbox)
         yield from collect_process()
+
+
+def collect_cluster(node: Node) -> Iterator[Metric]:
+    """Read how a node and the others stand to each other."""
+    statistics = node.statistics
+    gauges = (
+        (
+            "wirebell_broker_up",
+            "1 while what other nodes publish arrives, 0 while the broker is away.",
+            int(node.broker.is_connected),
+        ),
+        (
+            "wirebell_nodes_count",
+            "Nodes that live as far as this one hears, itself too.",
+            1 + len(node.cluster.members),
+        ),
+        (
+            "wirebell_revocations_count",
+            "Revoked users and tokens that are remembered.",
+            len(node.cluster.revocations),
+        ),
+    )
+    for name, text, value in gauges:
+        yield GaugeMetricFamily(name, text, value=value)
+    counters = (
+        (
+            "wirebell_broker_reconnects",
+            "Times the link to the broker was cut and came back.",
+            node.broker.reconnect_count,
+        ),
+        (
+            "wirebell_publish_failures",
+            "Publications that the broker did not take, or not in time.",
+            statistics.publish_error_count,
+        ),
+        (
+            "wirebell_refills",
+            "Publications that did not arrive and were read from history.",
+            statistics.refilled_count,
+        ),
+        (
+            "wirebell_gaps",
+            "Gaps of a channel that could not be filled: its clients were told.",
+            statistics.gap_count,
+        ),
+    )
+    for name, text, value in counters:
+        yield CounterMetricFamily(name, text, value=value)
+
+
+def collect_outbox(statistics: OutboxStatistics) -> Iterator[Metric]:
+    """Read what a node knows of its outbox."""
+    gauges = (
+        (
+            "wirebell_outbox_waiting_count",
+            "Publications that the outbox holds and are to be published; counted up to 10,000.",
+            statistics.waiting_count,
+        ),
+        (
+            "wirebell_outbox_oldest_seconds",
+            "Age of the oldest of them; 0 without any.",
+            statistics.oldest_seconds,
+        ),
+        (
+            "wirebell_outbox_aside_count",
+            "Publications that were set aside, since they can never be published.",
+            statistics.aside_count,
+        ),
+    )
+    for name, text, value in gauges:
+        yield GaugeMetricFamily(name, text, value=value)
+    yield CounterMetricFamily(
+        "wirebell_outbox_relayed",
+        "Publications of the outbox that this node published.",
+        value=statistics.relayed_count,
+    )
+    yield CounterMetricFamily(
+        "wirebell_outbox_failures",
+        "Times this node could not go on with the outbox: no database, or no broker.",
+        value=statistics.failure_count,
+    )
 
 
 def collect_process() -> Iterator[Metric]:

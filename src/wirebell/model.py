@@ -146,6 +146,8 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
         has_delta: Subscribers that take patches may get it as one.
         version: The publisher's own number; 0 for none.
         exclude: A client id that does not get it live; empty for nobody.
+        origin: Which row of an outbox it was, so that history tells whether that is published;
+            empty for others. No client sees it.
     """
 
     data: bytes
@@ -158,6 +160,7 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
     has_delta: bool = False
     version: int = 0
     exclude: str = ""
+    origin: str = ""
 
 
 class PublishOptions(msgspec.Struct, frozen=True):

@@ -10,32 +10,32 @@ It knows brokers by their interface only, and no transport, no HTTP, no framewor
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import platform
 import sys
+import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from wirebell.admission import Admission, Refusal
+from wirebell.catching_up import CatchingUp, Subscribed
+from wirebell.chores import Chores
+from wirebell.cluster import Cluster
 from wirebell.connection import Connection, Subscription
+from wirebell.control import NodeInfo
 from wirebell.deadlines import Deadline
+from wirebell.describing import describe_node
 from wirebell.errors import (
     BadRequest,
     BrokerError,
     ConnectionClosed,
     Disconnect,
     DisconnectCode,
-    ErrorCode,
     LimitExceeded,
     NotRunning,
-    ProtocolError,
     create_disconnect,
 )
 from wirebell.following import Following
-from wirebell.history import Recovery, recover, recover_cache
 from wirebell.hub import Hub
 from wirebell.interfaces import (
     Broker,
@@ -52,7 +52,6 @@ from wirebell.model import (
     ChannelOptions,
     ClientInfo,
     Frames,
-    History,
     Publication,
     Published,
     PublishOptions,
@@ -60,30 +59,16 @@ from wirebell.model import (
     StreamPosition,
 )
 from wirebell.positions import Positions
+from wirebell.publishing import check_channel
 from wirebell.rates import CommandRates
+from wirebell.resuming import Resuming
+from wirebell.revocations import Revocations
 from wirebell.settings import Settings
 from wirebell.statistics import NodeStatistics
 from wirebell.timers import Timers
-
-# Asked for its position, to see whether the broker answers; nobody publishes there.
-READY_CHANNEL = "wirebell.ready"
+from wirebell.upkeep import Upkeep
 
 __all__ = ("Node", "Subscribed")
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Subscribed:
-    """What a connection learns when it subscribed.
-
-    Attributes:
-        position: The channel's newest position; ``None`` without history.
-        recovery: What it missed; ``None`` when it did not ask.
-    """
-
-    position: StreamPosition | None = None
-    recovery: Recovery | None = None
 
 
 class Node:
@@ -98,6 +83,7 @@ class Node:
         presence_store: Who is in which channel.
         options_for: Gives the options of a channel by its name; must be quick and pure.
         name: As `wirebell.Realtime.info` shows it; empty is the machine's and the process' id.
+        revocations: What is revoked; ``None`` begins with nothing.
     """
 
     def __init__(
@@ -108,6 +94,7 @@ class Node:
         options_for: Callable[[str], ChannelOptions],
         *,
         name: str = "",
+        revocations: Revocations | None = None,
     ) -> None:
         self.node_id = str(uuid.uuid4())
         self.name = name or f"{platform.node()}_{os.getpid()}"
@@ -128,27 +115,63 @@ class Node:
         self.users: dict[str, dict[str, Connection]] = {}
         self.timers: Timers | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.chores = Chores(self._loop, self.statistics)
+        self.spawn, self.note_failure = self.chores.spawn, self.chores.note_failure
         self.following = Following(self.hub, broker, self._loop)
-        self.leases = Leases(presence_store, broker, settings.presence_ttl_seconds, self.spawn)
-        self.positions = Positions(self.hub, broker, options_for, self._note_failure)
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.leases = Leases(
+            presence_store, broker, settings.presence_ttl_seconds, self.chores.begin
+        )
+        self.positions = Positions(
+            self.hub, broker, options_for, self.note_failure, lambda name: self.resuming.look(name)
+        )
+        most = settings.recovery_publications_max
+        self.resuming = Resuming(
+            self.hub, broker, options_for, self._deliver, self.positions.tell_gap, self.chores, most
+        )
+        # Looked at for every item: one attribute less.
+        self.held = self.resuming.held
+        self.catching_up = CatchingUp(self.hub, broker, self.resuming, most)
+        known = revocations if revocations is not None else Revocations(settings.revocations_max)
+        self.cluster = Cluster(
+            self.node_id,
+            self.name,
+            broker,
+            settings,
+            known,
+            self.describe,
+            self.chores,
+            has_given_name=bool(name),
+        )
+        self.upkeep = Upkeep(
+            settings,
+            self.connections,
+            self.pings,
+            self.leases,
+            self.positions,
+            self.schedule,
+            self.chores,
+        )
         self.is_flush_planned = False
 
     # Life
 
     async def start(self) -> None:
-        """Start the broker and the clock.
+        """Start the broker, the presence store and the clock, and join the other nodes.
 
         Raises:
-            BrokerUnavailable: The broker cannot be reached.
+            BrokerUnavailable: The broker or the store cannot be reached; nothing runs then.
+            ConfigError: One of them refuses; likewise.
         """
         self.loop = asyncio.get_running_loop()
         self.timers = Timers(self.loop)
-        await self.broker.start(self)
-        self.schedule(self.settings.presence_refresh_seconds, self._refresh_presence)
-        self.schedule(self.settings.channel_position_check_seconds, self._check_positions)
-        now = self.loop.time()
-        self.schedule(self.pings.start(now) - now, self._ping)
+        try:
+            await self.broker.start(self, self.node_id)
+            await self.presence_store.start()
+            self.upkeep.start()
+            await self.cluster.start()
+        except BaseException:
+            await self.aclose()
+            raise
 
     async def aclose(self) -> None:
         """Close what is connected, finish what was begun, stop the broker; idempotent."""
@@ -158,26 +181,29 @@ class Node:
             else:
                 self.close(connection, Disconnect(DisconnectCode.SERVICE_RESTART, "shutting down"))
             self.disconnect(connection)
-        if self.tasks:
-            await asyncio.wait(self.tasks, timeout=self.settings.close_timeout_seconds)
-        late = self.tasks | set(self.following.changes.values())
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+        self.resuming.close()
+        await self.chores.aclose(
+            self.following.changes.values(), timeout_seconds=self.settings.close_timeout_seconds
+        )
+        # Last, so that nobody hears of it before the leaves.
+        await self.cluster.aclose()
         if self.timers is not None:
             self.timers.close()
         self.loop = self.timers = None
         await self.broker.aclose()
+        await self.presence_store.aclose()
 
     async def is_ready(self) -> bool:
-        """Tell whether the broker answers."""
+        """Tell whether the broker answers, and what other nodes publish arrives."""
         try:
-            await self.broker.history(
-                READY_CHANNEL, ChannelOptions(history=History()), since=None, limit=0
-            )
+            await self.broker.check()
         except BrokerError:
             return False
         return True
+
+    def describe(self) -> NodeInfo:
+        """Tell what this node has to do."""
+        return describe_node(self)
 
     # Connections
 
@@ -211,7 +237,7 @@ class Node:
         if not user_id or connection.is_closed:
             return
         self._check_refusal(self.admission.admit_user(user_id))
-        connection.user_id = user_id
+        connection.user_id, connection.identified_at = user_id, time.time()
         self.users.setdefault(user_id, {})[connection.client_id] = connection
 
     def close(
@@ -275,15 +301,7 @@ class Node:
             BadRequest: It is empty, longer than ``channel_bytes_max`` in UTF-8, or has a
                 character that cannot be printed.
         """
-        if not channel or not channel.isprintable():
-            raise BadRequest(
-                f"a channel's name is 1 or more printable characters, got {channel!r:.80}"
-            )
-        size = len(channel.encode())
-        if size > self.settings.channel_bytes_max:
-            raise BadRequest(
-                f"a channel's name has at most {self.settings.channel_bytes_max} bytes, got {size}"
-            )
+        check_channel(channel, self.settings.channel_bytes_max)
 
     async def subscribe(
         self,
@@ -336,7 +354,9 @@ class Node:
                 await self.following.follow(channel)
             subscribed = Subscribed()
             if subscription.is_positioned:
-                subscribed = await self._catch_up(channel, options, since, mode, must_recover)
+                subscribed = await self.catching_up.read(
+                    channel, options, since, mode, must_recover=must_recover
+                )
             if subscription.has_presence or subscription.has_join_leave:
                 await self.leases.enter(connection, channel, subscription)
             if connection.is_closed:
@@ -403,9 +423,20 @@ class Node:
         return published.position
 
     def begin_publish(
-        self, channel: str, publication: Publication, how: PublishOptions | None = None
+        self,
+        channel: str,
+        publication: Publication,
+        how: PublishOptions | None = None,
+        *,
+        is_checked: bool = False,
     ) -> Published | Awaitable[Published]:
         """Put a publication into a channel. No peer is waited for.
+
+        Args:
+            channel: Where.
+            publication: What.
+            how: What holds for it alone.
+            is_checked: The name was checked, against other bounds.
 
         Returns:
             What became of it, at once or when the broker has answered; offset 0 and an empty
@@ -418,7 +449,7 @@ class Node:
         """
         if self.loop is None:
             raise NotRunning
-        if channel not in self.following.channels:
+        if channel not in self.following.channels and not is_checked:
             # Others were checked when somebody subscribed.
             self.check_channel(channel)
         if len(publication.data) > self.settings.publication_bytes_max:
@@ -426,7 +457,11 @@ class Node:
                 f"a publication has at most {self.settings.publication_bytes_max} bytes, "
                 f"got {len(publication.data)}"
             )
-        published = self.broker.publish(channel, publication, self.options_for(channel), how)
+        try:
+            published = self.broker.publish(channel, publication, self.options_for(channel), how)
+        except BrokerError:
+            self.statistics.publish_error_count += 1
+            raise
         if not isinstance(published, Published):
             return self._finish_publish(published)
         self.statistics.published_count += 1
@@ -459,15 +494,42 @@ class Node:
             raise BadRequest(f"channel {channel!r} keeps no presence")
         return await self.presence_store.members(channel)
 
+    # What the broker tells
+
     def handle_item(self, channel: str, item: ChannelItem) -> None:
         """Take what the broker delivers; the tick's end sends it."""
         self.statistics.received_count += 1
+        if self.held and channel in self.held:
+            self.resuming.hold(channel, item)
+            return
         if isinstance(item, Publication) and item.offset:
+            seen = self.hub.tops.get(channel)
             gap = self.hub.find_gap(channel, item)
             if gap is None:
                 return
-            if gap:
-                self.positions.tell_gap(channel)
+            if gap and seen is not None:
+                if item.epoch == seen.epoch:
+                    self.resuming.handle_gap(channel, seen, item)
+                    return
+                self.resuming.tell(channel)
+        self._deliver(channel, item)
+
+    def handle_control(self, data: bytes) -> None:
+        """Take what another node says; see `wirebell.interfaces.BrokerListener`."""
+        if self.loop is not None:
+            self.cluster.handle_control(data)
+
+    def handle_reconnect(self) -> None:
+        """Catch up after the link to the broker was cut, and say that this node is back."""
+        if self.loop is None:
+            return
+        self.resuming.sweep()
+        self.spawn(self.following.retry())
+        self.upkeep.renew_presence()
+        self.cluster.handle_reconnect()
+
+    def _deliver(self, channel: str, item: ChannelItem) -> None:
+        """Have an item sent at the end of the tick."""
         self.hub.enqueue(channel, item)
         if self.hub.pending_bytes > self.settings.tick_bytes_max:
             self._flush()
@@ -491,7 +553,11 @@ class Node:
 
     async def _finish_publish(self, published: Awaitable[Published]) -> Published:
         """Wait for the broker, and count what it took."""
-        result = await published
+        try:
+            result = await published
+        except BrokerError:
+            self.statistics.publish_error_count += 1
+            raise
         self.statistics.published_count += 1
         return result
 
@@ -526,73 +592,3 @@ class Node:
         self.close(connection, create_disconnect(DisconnectCode.SLOW))
         # It leaves its channels now: its buffer must not be offered any more.
         self.disconnect(connection)
-
-    async def _catch_up(
-        self,
-        channel: str,
-        options: ChannelOptions,
-        since: StreamPosition | None,
-        mode: RecoveryMode,
-        must_recover: bool,  # noqa: FBT001 - as `subscribe` has it
-    ) -> Subscribed:
-        """Read the position, and what a client that was away has missed."""
-        if options.history is None:
-            return Subscribed()
-        limit, after = self.settings.recovery_publications_max, since
-        if since is not None and (mode is RecoveryMode.CACHE or channel in self.hub.bases):
-            # One more: the newest it has is what the next patch is made against.
-            after = StreamPosition(max(0, since.offset - 1), since.epoch)
-        if mode is RecoveryMode.CACHE:
-            part = await self.broker.history(
-                channel, options, since=None, limit=0 if since is None else 1, reverse=True
-            )
-        else:
-            part = await self.broker.history(
-                channel, options, since=after, limit=limit + 1 if since is not None else 0
-            )
-        newest = max(part.publications, key=lambda kept: kept.offset, default=None)
-        self.hub.know_top(channel, part.top, newest)
-        if since is None:
-            return Subscribed(position=part.top)
-        if mode is RecoveryMode.CACHE:
-            recovery = recover_cache(part.publications, part.top, since)
-        else:
-            recovery = recover(part.publications, part.top, since, limit=limit)
-        if must_recover and not recovery.recovered:
-            raise ProtocolError(ErrorCode.UNRECOVERABLE_POSITION)
-        return Subscribed(part.top, recovery)
-
-    def _ping(self) -> None:
-        """Ping those whose turn it is."""
-        now = self._loop().time()
-        self.schedule(self.pings.plan(now) - now, self._ping)
-        self.pings.step()
-
-    def _refresh_presence(self) -> None:
-        """Renew the leases of everybody who is connected here, unless that still runs."""
-        self.schedule(self.settings.presence_refresh_seconds, self._refresh_presence)
-        if not self.leases.is_renewing:
-            self.spawn(self.leases.renew(list(self.connections.values())))
-
-    def _check_positions(self) -> None:
-        """Look for what the broker lost on its way here, unless the last look still runs."""
-        self.schedule(self.settings.channel_position_check_seconds, self._check_positions)
-        if not self.positions.is_checking:
-            self.spawn(self.positions.check())
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run what nobody waits for; `aclose` does, and a failure is logged and counted."""
-        task = self._loop().create_task(work)
-        self.tasks.add(task)
-        task.add_done_callback(self._finish)
-
-    def _finish(self, task: asyncio.Task[None]) -> None:
-        """Account for a task of `_spawn`."""
-        self.tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._note_failure(error)
-
-    def _note_failure(self, error: BaseException) -> None:
-        """Count a call of the broker that failed, and log it."""
-        self.statistics.broker_error_count += 1
-        logger.error("the broker failed while nobody waited for it", exc_info=error)

@@ -1,7 +1,7 @@
 """What an application and the server API may do: publish, read channels, and act on users.
 
 `Operations` stands between the node and whoever gives orders: `wirebell.Realtime` is one, and the
-server API over HTTP calls one. What is done to users stands in `wirebell.users`.
+server API over HTTP calls one. What is done on all nodes stands in `wirebell.everywhere`.
 
 It knows no HTTP, no framework and no transport. Source: protocol document, section 2.7.
 """
@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import msgspec
 
 from wirebell.errors import BadRequest, CommandError
-from wirebell.globs import Glob
+from wirebell.everywhere import ClusterOperations
 from wirebell.interfaces import HistorySlice
 from wirebell.model import (
     ClientInfo,
@@ -31,8 +31,11 @@ from wirebell.publishing import (
     check_count,
     compose,
     encode_payload,
+    require,
 )
-from wirebell.users import UserOperations
+
+if TYPE_CHECKING:
+    from wirebell.outbox import Outbox, OutboxSession
 
 __all__ = ("Operations", "PresenceStats", "breathe")
 
@@ -52,16 +55,24 @@ class PresenceStats(msgspec.Struct, frozen=True):
     user_count: int
 
 
-class Operations(UserOperations):
+class Operations(ClusterOperations):
     """What may be done on a node that runs. To be used on its event loop.
 
-    Whoever is one gives ``node`` and ``authority``; see `UserOperations`.
+    Whoever is one gives ``node`` and ``authority``; see `wirebell.users.UserOperations`.
+    ``outbox`` is what publishes inside other people's transactions; ``None`` for nothing.
     """
+
+    outbox: Outbox | None = None
 
     # Publishing
 
     async def publish(
-        self, channel: str, data: object, **how: Unpack[PublishKeywords]
+        self,
+        channel: str,
+        data: object,
+        *,
+        outbox: OutboxSession | None = None,
+        **how: Unpack[PublishKeywords],
     ) -> StreamPosition:
         """Publish to a channel, declared or not. No peer is waited for or can make it fail.
 
@@ -69,17 +80,24 @@ class Operations(UserOperations):
             channel: 1 or more printable characters, at most ``channel_bytes_max`` bytes.
             data: ``str`` travels as text, a Pydantic model or another value as JSON; at most
                 ``publication_bytes_max`` bytes when serialised.
+            outbox: A session of SQLAlchemy: publish if, and only if, its transaction commits; see
+                `wirebell.outbox.Outbox`. Works outside the lifespan too, and waits for no broker.
             **how: See `PublishKeywords`.
 
         Returns:
-            The publication's position; offset 0 and an empty epoch where no history is kept. Of
-            one that was left out the first one's, or the stream's top.
+            The publication's position; offset 0 and an empty epoch where no history is kept, and
+            with ``outbox``, since it has none yet. Of one that was left out the first one's, or
+            the stream's top.
 
         Raises:
             BadRequest: The name, the payload or a keyword is out of bounds.
             BrokerUnavailable: The broker does not answer.
+            ConfigError: ``outbox`` is given, and `wirebell.Realtime` has none.
             NotRunning: Outside the lifespan.
         """
+        if outbox is not None:
+            item, options = compose(encode_payload(data), how)
+            return await require(self.outbox).add(outbox, channel, item, options)
         node = self.node()
         publication, options = compose(encode_payload(data), how)
         return await node.publish(channel, _patchable(publication, node, channel), options)
@@ -160,33 +178,12 @@ class Operations(UserOperations):
         size, most = len(publication.data), node.settings.publication_bytes_max
         if size > most:
             raise BadRequest(f"a publication has at most {most} bytes, got {size}")
-        options = node.options_for(channel)
-        published = node.broker.publish(channel, publication, options, how)
+        published = node.begin_publish(channel, publication, how, is_checked=True)
         if not isinstance(published, Published):
             published = await published
-        node.statistics.published_count += 1
         return published.position
 
     # Channels
-
-    async def channels(self, pattern: str = "") -> dict[str, int]:
-        """Count the subscribers of each channel that has some on this node.
-
-        Args:
-            pattern: Of names: ``*`` stands for any characters, ``?`` for one, ``[ab]`` and
-                ``[!ab]`` for one of these and of the others, ``{news,chat}`` for one of these
-                words. Empty is every name; at most 1024 bytes.
-
-        Returns:
-            Channel → connections, in no order.
-
-        Raises:
-            BadRequest: The pattern is out of bounds.
-            NotRunning: Outside the lifespan.
-        """
-        glob, hub = Glob(pattern), self.node().hub
-        names = hub.live.keys() | hub.catching_up.keys()
-        return {name: hub.subscriber_count(name) for name in names if glob.matches(name)}
 
     async def presence(self, channel: str) -> dict[str, ClientInfo]:
         """Read who is in a channel: client id → info.

@@ -1,7 +1,7 @@
-"""Gaps: what clients that count on every publication did not get.
+"""Gaps: who is told of them, and those that no publication shows.
 
 A broker may lose a publication on its way here, and then nothing follows that would show the gap.
-Source: protocol document, section 1.8.
+`wirebell.resuming` fills what is found. Source: protocol document, section 1.8.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FAILURES_MAX = 3
 
 
 class Positions:
-    """Tells clients of gaps, and finds those that no publication shows.
+    """Tells clients of gaps that cannot be filled, and finds those that no publication shows.
 
     What is on its way is no loss, so a difference counts when two checks in a row see it and
     nothing came in between.
@@ -36,6 +36,7 @@ class Positions:
         broker: Knows their newest ones.
         options_for: Gives a channel's options by its name.
         note_failure: Is called when the broker did not answer.
+        resume: Has a channel that is behind filled, or its gap told.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class Positions:
         broker: Broker,
         options_for: Callable[[str], ChannelOptions],
         note_failure: Callable[[BaseException], None],
+        resume: Callable[[str], None],
     ) -> None:
         self.hub = hub
         self.broker = broker
         self.options_for = options_for
         self.note_failure = note_failure
+        self.resume = resume
         self.suspects: dict[str, StreamPosition] = {}
         self.is_checking = False
 
@@ -81,15 +84,15 @@ class Positions:
         options = self.options_for(channel)
         if options.history is None or next(self._find_positioned(channel), None) is None:
             return
+        before = self.hub.tops.get(channel)
         part = await self.broker.history(channel, options, since=None, limit=0)
         seen = self.hub.tops.get(channel)
-        if seen is None or not _is_behind(seen, part.top):
+        if seen is None or not (_is_behind(seen, part.top) or _went_back(before, part.top)):
             return
         if seen != suspected:
             self.suspects[channel] = seen
             return
-        self.hub.take_top(channel, part.top)
-        self.tell_gap(channel)
+        self.resume(channel)
 
     def _find_positioned(self, channel: str) -> Iterator[ClientControl]:
         """Find those who count on every publication of a channel."""
@@ -111,3 +114,11 @@ def _is_behind(seen: StreamPosition, top: StreamPosition) -> bool:
         # Of a stream that never had a publication nothing was lost.
         return seen.offset > 0 or top.offset > 0
     return top.offset > seen.offset
+
+
+def _went_back(before: StreamPosition | None, top: StreamPosition) -> bool:
+    """Tell whether a stream has less than was seen before it was asked: it lost its end.
+
+    What it gets next would have offsets that were seen already.
+    """
+    return before is not None and before.epoch == top.epoch and top.offset < before.offset

@@ -6,23 +6,25 @@ Source: protocol document, section 2.7.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
 import msgspec
 from pydantic_core import to_json
 
-from wirebell.errors import BadRequest, LimitExceeded
+from wirebell.errors import BadRequest, ConfigError, LimitExceeded
 from wirebell.model import PayloadFormat, Publication, PublishOptions
 
 __all__ = (
     "CHANNELS_MAX",
     "PublishKeywords",
+    "check_channel",
     "check_count",
     "check_size",
     "check_tags",
     "compose",
     "create_options",
     "encode_payload",
+    "require",
 )
 
 CHANNELS_MAX = 10_000
@@ -63,6 +65,10 @@ class PublishKeywords(TypedDict, total=False):
     exclude: str
 
 
+KEYWORDS = PublishKeywords.__optional_keys__
+OutboxT = TypeVar("OutboxT")
+
+
 def encode_payload(data: object, key: str = "") -> Publication:
     """Serialise a payload, once for all subscribers.
 
@@ -92,9 +98,13 @@ def compose(
 
     Raises:
         BadRequest: A keyword is out of its bounds.
+        TypeError: There is no such keyword.
     """
     if not how:
         return publication, None
+    if unknown := how.keys() - KEYWORDS:
+        # Left out it would be a promise that nobody keeps.
+        raise TypeError(f"publish has no keyword {', '.join(sorted(unknown))} here")
     version = how.get("version", 0)
     composed = msgspec.structs.replace(
         publication,
@@ -161,6 +171,20 @@ def check_size(what: str, text: str, most: int) -> None:
         raise BadRequest(f"{what} has at most {most} bytes, got {size}")
 
 
+def check_channel(channel: str, bytes_max: int) -> None:
+    """Refuse a name that no channel can have.
+
+    Raises:
+        BadRequest: It is empty, longer than ``bytes_max`` in UTF-8, or has a character that
+            cannot be printed.
+    """
+    if not channel or not channel.isprintable():
+        raise BadRequest(f"a channel's name is 1 or more printable characters, got {channel!r:.80}")
+    size = len(channel.encode())
+    if size > bytes_max:
+        raise BadRequest(f"a channel's name has at most {bytes_max} bytes, got {size}")
+
+
 def check_count(what: str, count: int, most: int) -> None:
     """Refuse more than ``most`` of something in one call.
 
@@ -169,3 +193,14 @@ def check_count(what: str, count: int, most: int) -> None:
     """
     if count > most:
         raise LimitExceeded(f"one call has at most {most} {what}, got {count}")
+
+
+def require(outbox: OutboxT | None) -> OutboxT:
+    """Return an application's outbox.
+
+    Raises:
+        ConfigError: It has none, so nobody would relay what is written there.
+    """
+    if outbox is None:
+        raise ConfigError("publish(outbox=...) needs Realtime(outbox=Outbox(engine)), which relays")
+    return outbox

@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from fastapi import FastAPI
 from jwt import PyJWK
@@ -15,6 +15,7 @@ from starlette.websockets import WebSocket, WebSocketState
 from wirebell.admission import Limit
 from wirebell.authority import Authority
 from wirebell.authorization import Authorizer
+from wirebell.broker_options import BrokerOptions
 from wirebell.brokers import create_broker
 from wirebell.carriers import create_carrier, create_portable
 from wirebell.channels import (
@@ -45,9 +46,11 @@ from wirebell.options import (
     EndpointOptions,
     TransportOptions,
 )
+from wirebell.orders import answer_for
 from wirebell.permissions import PermissionApp
 from wirebell.portable import Writers
-from wirebell.publishing import PublishKeywords
+from wirebell.publishing import PublishKeywords, compose, encode_payload, require
+from wirebell.revocations import Revocations
 from wirebell.routes import BrowserClient, LiveRoute, create_router
 from wirebell.settings import Settings
 from wirebell.tokens import KeyLocation, TokenKeys, TokenVerifier
@@ -62,6 +65,10 @@ from wirebell.transports.plain import (
     disconnect_for,
     notice,
 )
+from wirebell.workers import check_workers
+
+if TYPE_CHECKING:
+    from wirebell.outbox import Outbox, OutboxSession
 
 __all__ = ("Realtime",)
 
@@ -86,6 +93,9 @@ class Realtime(Operations, HookDecorators):
 
     Args:
         settings: Limits and intervals; ``None`` reads them from the environment (``WIREBELL_*``).
+        broker: What joins the nodes, from `wirebell.broker_options`; ``None`` is what
+            ``settings.broker_url`` says.
+        presence: Where presence is kept, if not with the broker.
         tokens: Keys of connection tokens, and of subscription tokens unless those have others;
             ``None`` takes no tokens, and `authenticate` says who connects.
         subscription_tokens: Keys of subscription tokens.
@@ -97,6 +107,8 @@ class Realtime(Operations, HookDecorators):
         api: The server API that `mount` serves; ``None`` serves none.
         names: How a channel's name is read.
         unavailable: Namespaces whose kind of channel is not there yet.
+        outbox: Publishes what ``publish(..., outbox=session)`` wrote into the application's
+            database; see `wirebell.outbox.Outbox`. ``None`` refuses such publications.
         name: Of the node, as `info` shows it; empty is the machine's and the process' id.
         is_standalone: The server has no pages of its own: only origins that are listed may
             connect.
@@ -110,6 +122,8 @@ class Realtime(Operations, HookDecorators):
         self,
         settings: Settings | None = None,
         *,
+        broker: BrokerOptions | None = None,
+        presence: BrokerOptions | None = None,
         tokens: TokenKeys | None = None,
         subscription_tokens: TokenKeys | None = None,
         namespaces: Mapping[str, ChannelOptions] | None = None,
@@ -119,10 +133,12 @@ class Realtime(Operations, HookDecorators):
         api: APIOptions | None = None,
         names: ChannelNames | None = None,
         unavailable: Collection[str] = (),
+        outbox: "Outbox | None" = None,
         name: str = "",
         is_standalone: bool = False,
     ) -> None:
         self.settings = settings if settings is not None else Settings()
+        self.broker_options = (broker, presence)
         self.registry = ChannelRegistry(name_bytes_max=self.settings.channel_bytes_max)
         self.permissions = PermissionApp()
         self.hooks = Hooks()
@@ -149,7 +165,11 @@ class Realtime(Operations, HookDecorators):
             ),
             find_key=self._find_key,
             unavailable=frozenset(unavailable),
+            revocations=Revocations(self.settings.revocations_max),
         )
+        self.outbox = outbox
+        if outbox is not None:
+            outbox.configure(self.settings, self.authority.known_options)
         self.origins = OriginPolicy(
             self.settings.allowed_origins,
             is_standalone=is_standalone,
@@ -173,22 +193,36 @@ class Realtime(Operations, HookDecorators):
         ``async with rt.lifespan(app): yield``.
 
         Raises:
-            ConfigError: ``broker_url`` names no broker.
+            ConfigError: ``broker_url`` names no broker, or one that refuses; or it is ``memory://``
+                and this process is one of several workers.
             BrokerUnavailable: The broker cannot be reached.
         """
         self.permissions.join(app)
         for weakness in self.authority.find_weaknesses():
             logger.warning("tokens: %s", weakness)
-        broker, presence_store = create_broker(self.settings)
+        broker, presence_store = create_broker(self.settings, *self.broker_options)
+        check_workers(broker)
         node = Node(
-            self.settings, broker, presence_store, self.authority.known_options, name=self.name
+            self.settings,
+            broker,
+            presence_store,
+            self.authority.known_options,
+            name=self.name,
+            revocations=self.authority.revocations,
         )
-        await node.start()
+        answer_for(self, node)
+        self.live.answer_for(node)
+        # Other nodes ask as soon as they hear of this one.
         self.running, self.loop = node, asyncio.get_running_loop()
         try:
+            await node.start()
+            if self.outbox is not None:
+                await self.outbox.start(node, node.statistics)
             yield
         finally:
             self.running = self.loop = None
+            if self.outbox is not None:
+                await self.outbox.aclose()
             await node.aclose()
             await self.hooks.aclose(self.settings.close_timeout_seconds)
             await self.writers.aclose()
@@ -295,7 +329,13 @@ class Realtime(Operations, HookDecorators):
             ConfigError: The pattern is malformed, or declared already.
         """
         declaration: Channel[Any] = Channel(
-            pattern, sends, create_options(options), self.node, self.permissions, public=public
+            pattern,
+            sends,
+            create_options(options),
+            self.node,
+            self.permissions,
+            public=public,
+            outbox=self.outbox,
         )
         self.registry.add(declaration)
         return declaration
@@ -306,6 +346,7 @@ class Realtime(Operations, HookDecorators):
         data: object,
         *,
         timeout_seconds: float = 5.0,
+        outbox: "OutboxSession | None" = None,
         **how: Unpack[PublishKeywords],
     ) -> StreamPosition:
         """Publish from a thread that is not the event loop's, as a sync endpoint runs in one.
@@ -314,6 +355,8 @@ class Realtime(Operations, HookDecorators):
             channel: As for `publish`.
             data: As for `publish`.
             timeout_seconds: How long to wait for the position.
+            outbox: As for `publish`, a session of this thread: it waits for the database only,
+                and needs no lifespan.
             **how: As for `publish`.
 
         Raises:
@@ -321,6 +364,9 @@ class Realtime(Operations, HookDecorators):
             RuntimeError: Called on the event loop's own thread, which would wait for itself.
             NotRunning: Outside the lifespan.
         """
+        if outbox is not None:
+            publication, options = compose(encode_payload(data), how)
+            return require(self.outbox).add_now(outbox, channel, publication, options)
         self.node()
         loop = self.loop
         assert loop is not None

@@ -32,6 +32,10 @@ class Settings(BaseSettings):
     broker_url: str = "memory://"
     """Where publications cross processes. ``memory://`` stays inside one process."""
 
+    memory_allows_workers: bool = False
+    """Let ``memory://`` run in several workers, each for itself: a publication reaches only the
+    clients of the worker that took it. Otherwise such a start is refused."""
+
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Origins that may connect besides the page's own host, as ``https://app.example``;
     comma-separated in the environment. ``*`` lets every page of the web use a visitor's cookies:
@@ -145,6 +149,35 @@ class Settings(BaseSettings):
     """How often a client's position in a channel is compared with the broker's, which finds what
     a broker lost on its way here. Centrifugo's default."""
 
+    node_announce_seconds: float = Field(default=3.0, gt=0)
+    """How often a node tells the others that it lives, and what it has to do. Centrifugo's
+    interval; with 100 nodes each hears 33 such messages a second."""
+
+    node_forget_seconds: float = Field(default=10.0, gt=0)
+    """After so long without a word a node counts as dead: three announcements are missing."""
+
+    survey_timeout_seconds: float = Field(default=3.0, gt=0)
+    """How long a node waits for the others' answers before it says which did not answer."""
+
+    revocations_max: int = Field(default=100_000, ge=1)
+    """Revoked tokens and users that a node remembers: about 40 MB. Past it the oldest is
+    forgotten, and a warning tells so."""
+
+    revocation_ttl_seconds: float = Field(default=2_592_000.0, gt=0)
+    """How long a revocation is remembered, unless it says when the last such token ends: 30 days.
+    Must be at least as long as the longest life of a token."""
+
+    outbox_poll_seconds: float = Field(default=1.0, gt=0)
+    """How often a node looks into the outbox unasked. What a node's own transactions write is
+    relayed at their commit; this finds what a process wrote that died then, or relays nothing."""
+
+    outbox_lease_seconds: float = Field(default=15.0, ge=1)
+    """After so long without a word of the node that relays the outbox another takes over. Two
+    thirds of it are for work: what was begun has 5 s, as long as the longest call of a broker."""
+
+    outbox_batch_rows_max: int = Field(default=200, ge=1)
+    """Rows that the relay of an outbox reads at once: of the longest publications 26 MB."""
+
     close_timeout_seconds: float = Field(default=5.0, gt=0)
     """Time for a closing handshake before the link is aborted."""
 
@@ -163,6 +196,16 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"presence_refresh_seconds must be below presence_ttl_seconds "
                 f"({self.presence_ttl_seconds}), got {self.presence_refresh_seconds}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def check_announcements(self) -> Settings:
+        """Refuse to forget nodes before they could be heard."""
+        if self.node_announce_seconds >= self.node_forget_seconds:
+            raise ValueError(
+                f"node_announce_seconds must be below node_forget_seconds "
+                f"({self.node_forget_seconds}), got {self.node_announce_seconds}"
             )
         return self
 

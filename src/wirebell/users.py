@@ -1,8 +1,8 @@
-"""What may be done to users: who is connected, and what the server does to their clients.
+"""What may be done to users of this node: who is connected, what the server does to their clients.
 
-A *user* is found among the connections of this process; what is done to a client is done by its
-`wirebell.client.Client`. Plain sockets of `wirebell.Realtime.attach` belong to users too, but all
-that can be done to them is to end them.
+`wirebell.everywhere` does the same on all nodes. A *user* is found among the connections of this
+process; what is done to a client is done by its `wirebell.client.Client`. Plain sockets of
+`wirebell.Realtime.attach` belong to users too, but all that can be done to them is to end them.
 
 It knows no HTTP, no framework and no transport. Source: protocol document, section 2.7.
 """
@@ -10,17 +10,16 @@ It knows no HTTP, no framework and no transport. Source: protocol document, sect
 from __future__ import annotations
 
 import asyncio
-import os
-import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from heapq import nsmallest
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from wirebell.access import ShownToken
 from wirebell.client import Client
 from wirebell.connection import Connection
+from wirebell.control import NodeInfo
 from wirebell.errors import (
     DISCONNECT_REASONS,
     UNSUBSCRIBE_REASONS,
@@ -36,15 +35,18 @@ from wirebell.errors import (
 from wirebell.model import ChannelOptions, ServerSubscribe, StreamPosition
 from wirebell.node import Node
 from wirebell.publishing import check_size
-from wirebell.version import __version__
 
 __all__ = (
     "CONNECTIONS_MAX",
     "ChannelPolicy",
     "ConnectionDetails",
     "NodeInfo",
+    "UnknownClient",
     "UserOperations",
     "create_close",
+    "end_connection",
+    "session_of",
+    "token_of",
 )
 
 CONNECTIONS_MAX = 1000
@@ -54,8 +56,6 @@ CONNECTIONS_MAX = 1000
 CHANNEL_BYTES_MAX = 4096
 # RFC 6455, section 5.5: a control frame has 125 bytes, and two are the code.
 REASON_BYTES_MAX = 123
-
-_STARTED_AT = time.monotonic()
 
 
 class ChannelPolicy(Protocol):
@@ -70,7 +70,7 @@ class ChannelPolicy(Protocol):
 
 
 class ConnectionDetails(msgspec.Struct, frozen=True):
-    """A connection of this node.
+    """A connection.
 
     Attributes:
         client_id: Unique for ever.
@@ -98,34 +98,8 @@ class ConnectionDetails(msgspec.Struct, frozen=True):
     connected_at: float = 0.0
 
 
-class NodeInfo(msgspec.Struct, frozen=True):
-    """What a node has to do at this moment.
-
-    Attributes:
-        node_id: Unique for ever.
-        name: Of the machine.
-        version: Wirebell's.
-        client_count: Connections.
-        user_count: Different users among them, without anonymous ones.
-        subscription_count: Channels of all connections together.
-        channel_count: Channels that somebody is subscribed to.
-        uptime_seconds: Since the process loaded Wirebell.
-        processor_percent: Of one processor, on average since the process began.
-        resident_bytes: Memory of the process; 0 where the system does not tell.
-        counters: Name → what the node counted since it started.
-    """
-
-    node_id: str
-    name: str
-    version: str
-    client_count: int
-    user_count: int
-    subscription_count: int
-    channel_count: int
-    uptime_seconds: float
-    processor_percent: float
-    resident_bytes: int
-    counters: Mapping[str, float]
+class UnknownClient(BadRequest):
+    """A client or a session was named without a user, and no anonymous one of this node is it."""
 
 
 class UserOperations:
@@ -296,11 +270,7 @@ class UserOperations:
             if connection.client_id not in kept
         ]
         for connection in found:
-            if connection.control is not None:
-                connection.control.close(disconnect)
-            else:
-                error = {"error": {"code": disconnect.code, "message": disconnect.reason}}
-                node.close(connection, disconnect, notice=msgspec.json.encode(error).decode())
+            end_connection(node, connection, disconnect)
         return len(found)
 
     async def refresh(
@@ -377,25 +347,7 @@ class UserOperations:
         Raises:
             NotRunning: Outside the lifespan.
         """
-        node, uptime = self.node(), time.monotonic() - _STARTED_AT
-        counters: dict[str, float] = {
-            name: value
-            for name in node.statistics.__slots__
-            if isinstance(value := getattr(node.statistics, name), int)
-        }
-        return NodeInfo(
-            node_id=node.node_id,
-            name=node.name,
-            version=__version__,
-            client_count=len(node.connections),
-            user_count=len(node.users),
-            subscription_count=sum(len(each.channels) for each in node.connections.values()),
-            channel_count=node.hub.channel_count,
-            uptime_seconds=uptime,
-            processor_percent=100 * time.process_time() / max(uptime, 0.001),
-            resident_bytes=_resident_bytes(),
-            counters=counters,
-        )
+        return self.node().describe()
 
     def _connections(self, user_id: str, client_id: str, session_id: str) -> list[Connection]:
         """Find who is meant.
@@ -414,12 +366,12 @@ class UserOperations:
             connection
             for connection in known.values()
             if client_id in {"", connection.client_id}
-            and session_id in {"", _session_id(connection)}
+            and session_id in {"", session_of(connection)}
             and not connection.is_closing
         ]
         if not user_id and not found:
             who = f"client {client_id!r:.80}" if client_id else f"session {session_id!r:.80}"
-            raise BadRequest(f"{who} is no anonymous client: name its user")
+            raise UnknownClient(f"{who} is no anonymous client: name its user")
         return found
 
     def _clients(self, user_id: str, client_id: str, session_id: str) -> list[Client]:
@@ -459,7 +411,21 @@ def create_close(code: int, reason: str | None) -> Disconnect:
     return Disconnect(code, short)
 
 
-def _session_id(connection: Connection) -> str:
+def end_connection(node: Node, connection: Connection, disconnect: Disconnect) -> None:
+    """End a connection of either kind by order."""
+    if connection.control is not None:
+        connection.control.close(disconnect)
+    else:
+        error = {"error": {"code": disconnect.code, "message": disconnect.reason}}
+        node.close(connection, disconnect, notice=msgspec.json.encode(error).decode())
+
+
+def token_of(connection: Connection) -> ShownToken | None:
+    """Return what a connection's client showed; ``None`` for nothing."""
+    return connection.control.token if isinstance(connection.control, Client) else None
+
+
+def session_of(connection: Connection) -> str:
     """Return a connection's session; empty where it has none."""
     return connection.control.session_id if isinstance(connection.control, Client) else ""
 
@@ -488,12 +454,3 @@ def _describe(connection: Connection) -> ConnectionDetails:
         session_id=client.session_id,
         connected_at=client.connected_at,
     )
-
-
-def _resident_bytes() -> int:
-    """Return the memory of this process; 0 where the system does not tell as Linux does."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -63,6 +63,16 @@ class Family(msgspec.Struct, frozen=True):
 
 _decoder = msgspec.json.Decoder(list[Family])
 
+JOINED: Mapping[str, Callable[[float, float], float]] = {
+    "wirebell_broker_up": min,
+    "wirebell_nodes_count": max,
+    "wirebell_revocations_count": max,
+    "wirebell_outbox_waiting_count": max,
+    "wirebell_outbox_oldest_seconds": max,
+    "wirebell_outbox_aside_count": max,
+}
+"""Metric → how what two workers say of it becomes one; others are added up."""
+
 
 def read_families(metrics: Iterable[Metric]) -> list[Family]:
     """Copy metrics as a collector gives them."""
@@ -81,7 +91,10 @@ def read_families(metrics: Iterable[Metric]) -> list[Family]:
 
 
 def merge_families(answers: Iterable[list[Family]]) -> list[Family]:
-    """Add up samples of the same name and labels; everything else stays as it is."""
+    """Add up samples of the same name and labels; everything else stays as it is.
+
+    What is true of all nodes, or of none, is not added up: see `JOINED`.
+    """
     families: dict[str, Family] = {}
     sums: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
     for family in (family for answer in answers for family in answer):
@@ -89,7 +102,8 @@ def merge_families(answers: Iterable[list[Family]]) -> list[Family]:
         values = sums.setdefault(family.name, {})
         for name, labels, value in family.samples:
             key = (name, tuple((label, text) for label, text in labels))
-            values[key] = values.get(key, 0.0) + value
+            join = JOINED.get(family.name, _add)
+            values[key] = join(values[key], value) if key in values else value
     return [
         Family(
             name,
@@ -99,6 +113,11 @@ def merge_families(answers: Iterable[list[Family]]) -> list[Family]:
         )
         for name, family in families.items()
     ]
+
+
+def _add(one: float, other: float) -> float:
+    """Add what two workers counted."""
+    return one + other
 
 
 class _Collected:

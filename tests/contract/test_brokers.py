@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
+from tests.contract.cases import CASES, Create, list_params
 from wirebell.brokers.memory import MemoryBroker, MemoryPresenceStore
 from wirebell.interfaces import Broker, PresenceStore
 from wirebell.model import (
@@ -29,17 +30,20 @@ from wirebell.testing import (
 
 pytestmark = pytest.mark.anyio
 
-BROKERS: dict[str, Callable[[], Broker]] = {"memory": lambda: MemoryBroker(Settings())}
-STORES: dict[str, Callable[[], PresenceStore]] = {"memory": MemoryPresenceStore}
+
+@pytest.fixture(scope="module", params=list_params(CASES))
+def create(request: pytest.FixtureRequest) -> Iterator[Create]:
+    """Make brokers and stores of one kind; what they need runs as long as the module."""
+    with CASES[request.param]() as created:
+        yield created
 
 
 @pytest.mark.parametrize("guarantee", BROKER_GUARANTEES, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("name", BROKERS)
 async def test_broker(
-    name: str, guarantee: Callable[[Broker, RecordingListener], Awaitable[None]]
+    create: Create, guarantee: Callable[[Broker, RecordingListener], Awaitable[None]]
 ) -> None:
     """A broker holds a guarantee of `wirebell.interfaces.Broker`."""
-    broker, listener = BROKERS[name](), RecordingListener()
+    (broker, _), listener = create(), RecordingListener()
     await broker.start(listener)
 
     try:
@@ -49,21 +53,25 @@ async def test_broker(
 
 
 @pytest.mark.parametrize("guarantee", PRESENCE_GUARANTEES, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("name", STORES)
 async def test_presence_store(
-    name: str, guarantee: Callable[[PresenceStore], Awaitable[None]]
+    create: Create, guarantee: Callable[[PresenceStore], Awaitable[None]]
 ) -> None:
     """A store holds a guarantee of `wirebell.interfaces.PresenceStore`."""
-    await guarantee(STORES[name]())
+    _, store = create()
+    await store.start()
+
+    try:
+        await guarantee(store)
+    finally:
+        await store.aclose()
 
 
-@pytest.mark.parametrize("name", BROKERS)
-async def test_check_broker(name: str) -> None:
+async def test_check_broker() -> None:
     """The one call that proves a broker takes a fresh one for each guarantee."""
     created: list[Broker] = []
 
     def create() -> Broker:
-        created.append(BROKERS[name]())
+        created.append(MemoryBroker(Settings()))
         return created[-1]
 
     await check_broker(create)
@@ -100,10 +108,9 @@ async def test_answers_that_come_later() -> None:
     await check_broker(lambda: AnswersLater(Settings()))
 
 
-@pytest.mark.parametrize("name", STORES)
-async def test_check_presence_store(name: str) -> None:
+async def test_check_presence_store() -> None:
     """The one call that proves a presence store."""
-    await check_presence_store(STORES[name])
+    await check_presence_store(MemoryPresenceStore)
 
 
 def test_every_guarantee_says_what_it_is() -> None:

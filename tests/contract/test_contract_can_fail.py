@@ -44,10 +44,18 @@ class Tampering(MemoryBroker):
     def __init__(self) -> None:
         super().__init__(Settings())
 
-    async def start(self, listener: BrokerListener) -> None:
+    async def start(self, listener: BrokerListener, node_id: str = "") -> None:
         """Deliver through `tamper`."""
         self.target = listener
-        await super().start(self)
+        await super().start(self, node_id)
+
+    def handle_control(self, data: bytes) -> None:
+        """Hand over what a node told."""
+        self.target.handle_control(data)
+
+    def handle_reconnect(self) -> None:
+        """Hand it over."""
+        self.target.handle_reconnect()
 
     def handle_item(self, channel: str, item: ChannelItem) -> None:
         """Hand over what `tamper` makes of an item."""
@@ -317,6 +325,32 @@ class KeepsTheirPosition(Tampering):
         return super().publish(channel, publication, options, how)
 
 
+class TellsEverybody(Tampering):
+    """Does not look which node is meant."""
+
+    async def publish_control(self, data: bytes, node_id: str = "") -> None:
+        """Tell this one."""
+        await super().publish_control(data)
+
+
+class TellsTwice(Tampering):
+    """Tells everything twice."""
+
+    def handle_control(self, data: bytes) -> None:
+        """Hand it over twice."""
+        super().handle_control(data)
+        super().handle_control(data)
+
+
+class SaysNothing(Tampering):
+    """Runs, and says that it does not."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Deny it."""
+        return False
+
+
 class HoldsOn(Tampering):
     """Never unsubscribes."""
 
@@ -369,6 +403,9 @@ class StaysOpen(Tampering):
         (KnowsNoReverse, "check_history_reverse"),
         (ForgetsTags, "check_fields_travel"),
         (KeepsTheirPosition, "check_fields_travel"),
+        (TellsEverybody, "check_control"),
+        (TellsTwice, "check_control"),
+        (SaysNothing, "check_answers"),
         (HoldsOn, "check_unsubscribe"),
         (RemovesAll, "check_remove_history"),
         (StaysOpen, "check_close"),

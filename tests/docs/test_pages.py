@@ -16,7 +16,8 @@ from playwright.async_api import async_playwright
 from tests import servers
 from tests.e2e.sdk.missing import fail_missing
 from wirebell import DisconnectCode, Realtime, Settings
-from wirebell.metrics import render_metrics
+from wirebell.metrics import collect_outbox, render_metrics
+from wirebell.statistics import OutboxStatistics
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -99,6 +100,17 @@ async def test_every_metric_is_on_the_page(tmp_path: Path) -> None:
     async with rt.lifespan(module.app):
         shown = set(re.findall(r"^# TYPE (\w+) ", render_metrics(rt.node()).decode(), re.M))
     text = (ROOT / "docs" / "guide.md").read_text()
+
+    assert shown == set(re.findall(r"^\| `(wirebell_\w+)", text, re.M))
+
+
+def test_every_metric_of_the_outbox_is_on_its_page() -> None:
+    """`docs/outbox.md` has every metric that a node with an outbox shows besides, and no other."""
+    shown = {
+        metric.name + ("_total" if metric.type == "counter" else "")
+        for metric in collect_outbox(OutboxStatistics())
+    }
+    text = (ROOT / "docs" / "outbox.md").read_text()
 
     assert shown == set(re.findall(r"^\| `(wirebell_\w+)", text, re.M))
 

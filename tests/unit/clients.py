@@ -6,14 +6,13 @@ import asyncio
 import json
 from base64 import b64encode
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, Protocol
 
 from google.protobuf.json_format import ParseDict
 
 from tests.transcripts.framing import decode_frame
 from tests.unit.clocks import turns
 from tests.unit.fakes import FakeTransport
-from tests.unit.nodes import Rig
 from wirebell.access import ConnectGrant, RefreshGrant
 from wirebell.client import Client
 from wirebell.errors import (
@@ -30,6 +29,7 @@ from wirebell.model import (
     Publication,
     ServerSubscribe,
 )
+from wirebell.node import Node
 from wirebell.protocol import client_pb2
 from wirebell.protocol.codec import Codec
 from wirebell.protocol.json import JSON
@@ -223,11 +223,23 @@ def load(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
+class Host(Protocol):
+    """Whoever has a node."""
+
+    node: Node
+
+
 class Peer:
     """A client at the other end of a bidirectional connection, of either encoding."""
 
     def __init__(
-        self, rig: Rig, codec: Codec = JSON, *, access: Any = None, is_open: bool = True, **how: Any
+        self,
+        rig: Host,
+        codec: Codec = JSON,
+        *,
+        access: Any = None,
+        is_open: bool = True,
+        **how: Any,
     ) -> None:
         self.rig = rig
         self.codec = codec

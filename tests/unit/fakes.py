@@ -157,6 +157,11 @@ class GatedBroker(MemoryBroker):
         self.gates = gates
         self.is_closed = False
 
+    async def check(self) -> None:
+        """Answer when the gate is open."""
+        await self.gates.enter("check")
+        await super().check()
+
     async def aclose(self) -> None:
         """Stop."""
         self.is_closed = True
@@ -226,9 +231,9 @@ class LossyBroker(GatedBroker):
         super().__init__(settings, gates)
         self.lost: set[str] = set()
 
-    async def start(self, listener: BrokerListener) -> None:
+    async def start(self, listener: BrokerListener, node_id: str = "") -> None:
         """Begin to deliver what is not lost."""
-        await super().start(LossyLink(listener, self.lost))
+        await super().start(LossyLink(listener, self.lost), node_id)
 
 
 class LossyLink:
@@ -242,6 +247,14 @@ class LossyLink:
         """Hand on an item, or lose it."""
         if channel not in self.lost:
             self.listener.handle_item(channel, item)
+
+    def handle_control(self, data: bytes) -> None:
+        """Hand on a message of a node."""
+        self.listener.handle_control(data)
+
+    def handle_reconnect(self) -> None:
+        """Hand on that the link stands again."""
+        self.listener.handle_reconnect()
 
 
 class FakeControl:

@@ -422,7 +422,7 @@ async def test_ready() -> None:
     """A node is ready while its broker answers."""
     async with running() as rig:
         ready = await rig.node.is_ready()
-        rig.gates.failures["history"] = BrokerUnavailable("away")
+        rig.gates.failures["check"] = BrokerUnavailable("away")
 
         assert (True, False) == (ready, await rig.node.is_ready())
 

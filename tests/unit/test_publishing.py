@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from wirebell.errors import BadRequest, LimitExceeded
+from wirebell.errors import BadRequest, ConfigError, LimitExceeded
 from wirebell.model import PayloadFormat, Publication, PublishOptions
 from wirebell.publishing import (
+    check_channel,
     check_count,
     check_size,
     check_tags,
     compose,
     create_options,
     encode_payload,
+    require,
 )
 
 TEXT = Publication(b"x")
@@ -105,3 +107,25 @@ def test_bounds() -> None:
     assert check_tags({}) is None
     with pytest.raises(LimitExceeded, match="one call has at most 3 things, got 4"):
         check_count("things", 4, 3)
+
+
+def test_unknown_keywords() -> None:
+    """A keyword that does not exist is not left out in silence."""
+    with pytest.raises(TypeError, match="no keyword outbox, taggs here"):
+        compose(TEXT, {"taggs": {}, "outbox": None})  # type: ignore[typeddict-unknown-key]
+
+
+def test_channel_names() -> None:
+    """A name has printable characters, and at most so many bytes."""
+    check_channel("häß", 5)
+
+    for name in ("", "a\n", "häßl"):
+        with pytest.raises(BadRequest, match="a channel's name"):
+            check_channel(name, 5)
+
+
+def test_an_outbox_is_required() -> None:
+    """Without an outbox nobody would relay."""
+    assert "outbox" == require("outbox")
+    with pytest.raises(ConfigError, match="which relays"):
+        require(None)

@@ -24,6 +24,8 @@ from wirebell import (
     Realtime,
     Settings,
 )
+from wirebell.broker_options import MemoryOptions
+from wirebell.brokers.memory import MemoryBroker, MemoryPresenceStore
 from wirebell.process import PROCESS
 
 pytestmark = pytest.mark.anyio
@@ -88,6 +90,21 @@ async def test_settings_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
 
     with pytest.raises(ConfigError, match="rabbit"):
         await rt.lifespan(FastAPI()).__aenter__()
+
+
+async def test_options_instead_of_a_url() -> None:
+    """The broker may be given by its options, and presence be kept elsewhere."""
+    rt = Realtime(
+        Settings(broker_url="sqlite:///never-made.db"),
+        broker=MemoryOptions(allows_workers=True),
+        presence=MemoryOptions(),
+    )
+
+    async with rt.lifespan(FastAPI()):
+        node = rt.node()
+        assert isinstance(node.broker, MemoryBroker)
+        assert node.broker.allows_workers
+        assert isinstance(node.presence_store, MemoryPresenceStore)
 
 
 @pytest.mark.parametrize("path", ["realtime", "/realtime/", "/"])

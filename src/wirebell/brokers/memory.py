@@ -14,7 +14,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from wirebell.errors import BrokerClosed
+from wirebell.broker_options import MemoryOptions
+from wirebell.errors import BrokerClosed, ConfigError
 from wirebell.history import HistoryLog, IdempotentResults, StreamSlice
 from wirebell.interfaces import BrokerListener
 from wirebell.model import (
@@ -30,7 +31,7 @@ from wirebell.model import (
 from wirebell.presence import Presence
 from wirebell.settings import Settings
 
-__all__ = ("MemoryBroker", "MemoryPresenceStore", "create")
+__all__ = ("MemoryBroker", "MemoryPresenceStore", "create", "read_url")
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,14 @@ class MemoryBroker:
     Args:
         settings: Bounds of the history that is kept.
         clock: Monotonic seconds; tests give their own.
+
+    Attributes:
+        is_shared: False: it reaches no other node, so nobody looks for one.
+        allows_workers: It may run in several workers all the same.
     """
+
+    is_shared = False
+    allows_workers = False
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
@@ -58,12 +66,27 @@ class MemoryBroker:
         self.evicted_count = 0
         self.subscribed: set[str] = set()
         self.listener: BrokerListener | None = None
+        self.node_id = ""
         self.sweeper: asyncio.TimerHandle | None = None
 
-    async def start(self, listener: BrokerListener) -> None:
+    @property
+    def is_connected(self) -> bool:
+        """Whether it runs: there is no link that could be cut."""
+        return self.listener is not None
+
+    @property
+    def reconnect_count(self) -> int:
+        """Always 0."""
+        return 0
+
+    async def start(self, listener: BrokerListener, node_id: str = "") -> None:
         """Begin to deliver to ``listener``."""
-        self.listener = listener
+        self.listener, self.node_id = listener, node_id
         self._sweep()
+
+    async def check(self) -> None:
+        """Raise `BrokerClosed` unless it runs."""
+        self._running()
 
     async def aclose(self) -> None:
         """Stop; idempotent. History stays readable by nobody."""
@@ -137,6 +160,12 @@ class MemoryBroker:
         if channel in self.subscribed:
             listener.handle_item(channel, membership)
 
+    async def publish_control(self, data: bytes, node_id: str = "") -> None:
+        """Tell the only node there is."""
+        listener = self._running()
+        if node_id in {"", self.node_id}:
+            listener.handle_control(data)
+
     async def history(
         self,
         channel: str,
@@ -198,6 +227,12 @@ class MemoryPresenceStore:
         self.presence = Presence()
         self.swept_at = clock()
 
+    async def start(self) -> None:
+        """Begin; there is nothing to begin with."""
+
+    async def aclose(self) -> None:
+        """Stop; idempotent."""
+
     async def add(self, channel: str, info: ClientInfo, *, ttl_seconds: float) -> None:
         """Write an entry, or renew its lease."""
         now = self.clock()
@@ -215,6 +250,19 @@ class MemoryPresenceStore:
         return self.presence.members(channel, self.clock())
 
 
-def create(settings: Settings) -> tuple[MemoryBroker, MemoryPresenceStore]:
+def read_url(url: str) -> MemoryOptions:
+    """Read ``memory://``.
+
+    Raises:
+        ConfigError: It has more to say.
+    """
+    if url != "memory://":
+        raise ConfigError(f"broker_url of the memory broker is 'memory://', got {url!r}")
+    return MemoryOptions()
+
+
+def create(settings: Settings, options: MemoryOptions) -> tuple[MemoryBroker, MemoryPresenceStore]:
     """Create the broker and the presence store of ``memory://``."""
-    return MemoryBroker(settings), MemoryPresenceStore()
+    broker = MemoryBroker(settings)
+    broker.allows_workers = options.allows_workers or settings.memory_allows_workers
+    return broker, MemoryPresenceStore()

@@ -221,6 +221,39 @@ async def refresh(operations: Operations, request: messages.RefreshRequest) -> m
     return messages.Empty()
 
 
+async def revoke_token(
+    operations: Operations, request: messages.RevokeTokenRequest
+) -> messages.Empty:
+    """Refuse a token, and end the connections that showed it."""
+    await operations.revoke(
+        token_id=request.uid, expires_at=float(request.expire_at) if request.expire_at else None
+    )
+    return messages.Empty()
+
+
+async def revoke_session(
+    operations: Operations, request: messages.RevokeSessionRequest
+) -> messages.Empty:
+    """End a connection, and refuse the token that it showed."""
+    await operations.revoke(
+        session_id=request.session or request.client,
+        expires_at=float(request.expire_at) if request.expire_at else None,
+    )
+    return messages.Empty()
+
+
+async def invalidate_user_tokens(
+    operations: Operations, request: messages.InvalidateUserTokensRequest
+) -> messages.Empty:
+    """Refuse a user's tokens of before an instant, and end the connections that showed them."""
+    await operations.revoke(
+        request.user,
+        issued_before=float(request.issued_before) if request.issued_before else None,
+        expires_at=float(request.expire_at) if request.expire_at else None,
+    )
+    return messages.Empty()
+
+
 async def connections(
     operations: Operations, request: messages.ConnectionsRequest
 ) -> messages.ConnectionsResult:
@@ -337,7 +370,6 @@ def _check_history(operations: Operations, channel: str) -> None:
 async def info(operations: Operations, request: messages.InfoRequest) -> messages.InfoResult:
     """Tell what the nodes have to do."""
     del request
-    node = await operations.info()
     return messages.InfoResult(
         [
             messages.NodeResult(
@@ -351,7 +383,9 @@ async def info(operations: Operations, request: messages.InfoRequest) -> message
                 metrics=messages.Metrics(node.uptime_seconds, node.counters),
                 process=messages.ProcessInfo(node.processor_percent, node.resident_bytes),
                 num_subs=node.subscription_count,
+                silent=node.is_silent,
             )
+            for node in await operations.nodes()
         ]
     )
 
@@ -463,6 +497,19 @@ _ALL = (
         messages.UserStatusResult,
         {"users": ["ann", "ben"]},
     ),
+    _method(
+        revoke_token,
+        messages.RevokeTokenRequest,
+        messages.Empty,
+        {"uid": "7f3a", "expire_at": 4102444800},
+    ),
+    _method(
+        revoke_session,
+        messages.RevokeSessionRequest,
+        messages.Empty,
+        {"client": "2f9c1a7e-6a34-4b1f-9a51-0d0b6a3c9b11"},
+    ),
+    _method(invalidate_user_tokens, messages.InvalidateUserTokensRequest, messages.Empty, _ANN),
     _method(rpc, messages.RPCRequest, messages.Empty, {"method": "none"}),
     *(
         _method(refuse_map, messages.ChannelRequest, messages.Empty, {"channel": "x"}, name=name)

@@ -213,6 +213,37 @@ class RefreshRequest(msgspec.Struct, frozen=True, kw_only=True):
     )
 
 
+ExpireAt = Annotated[
+    Natural,
+    Meta(description="When the last such token has ended, seconds since 1970; 0 by a setting."),
+]
+
+
+class RevokeTokenRequest(msgspec.Struct, frozen=True):
+    """Refuse one token."""
+
+    uid: Annotated[str, Meta(description="The token's jti.")] = ""
+    expire_at: ExpireAt = 0
+
+
+class RevokeSessionRequest(msgspec.Struct, frozen=True):
+    """End a connection and refuse its token; one of the first two is needed."""
+
+    client: OneClient = ""
+    session: OneSession = ""
+    expire_at: ExpireAt = 0
+
+
+class InvalidateUserTokensRequest(msgspec.Struct, frozen=True):
+    """Refuse a user's tokens."""
+
+    user: User = ""
+    issued_before: Annotated[
+        Natural, Meta(description="Tokens of this second or before, since 1970; 0 is now.")
+    ] = 0
+    expire_at: ExpireAt = 0
+
+
 class ChannelRequest(msgspec.Struct, frozen=True):
     """Name a channel."""
 
@@ -361,6 +392,9 @@ class NodeResult(msgspec.Struct, frozen=True, omit_defaults=True):
     metrics: Metrics | None = None
     process: ProcessInfo | None = None
     num_subs: int = 0
+    silent: Annotated[bool, Meta(description="It does not answer: this is what it told last.")] = (
+        False
+    )
 
 
 class InfoResult(msgspec.Struct, frozen=True):

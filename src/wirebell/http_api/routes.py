@@ -16,6 +16,7 @@ from fastapi.security import APIKeyHeader
 from starlette.requests import ClientDisconnect
 
 from wirebell.errors import (
+    BrokerError,
     CommandError,
     ErrorCode,
     ProtocolError,
@@ -194,6 +195,9 @@ class ServerAPI:
             return _ENCODER.encode(await method.call(self.operations, request))
         except CommandError:
             raise
+        except BrokerError as error:
+            logger.warning("%s of the server API failed: %s", method.name, error)
+            raise ProtocolError(ErrorCode.INTERNAL) from error
         except Exception as error:
             logger.exception("%s of the server API failed", method.name)
             raise ProtocolError(ErrorCode.INTERNAL) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -17,131 +17,53 @@ from wirebell.errors import BrokerClosed
 from wirebell.history import recover
 from wirebell.interfaces import Broker, PresenceStore
 from wirebell.model import (
-    ChannelItem,
-    ChannelOptions,
     ClientInfo,
-    History,
     Membership,
     PayloadFormat,
     Publication,
-    Published,
     PublishOptions,
     StreamPosition,
+)
+from wirebell.testing.recording import (
+    DELIVERY_SECONDS_MAX,
+    KEPT,
+    UNKEPT,
+    RecordingListener,
+    fresh_channel,
+    number_publication,
+    payloads_of,
+    publish,
 )
 
 __all__ = (
     "BROKER_GUARANTEES",
     "PRESENCE_GUARANTEES",
-    "ManualClock",
-    "RecordingListener",
     "check_broker",
     "check_presence_store",
 )
 
-# A broker that has not delivered within this time has lost it.
-DELIVERY_SECONDS_MAX = 5.0
-
-KEPT = ChannelOptions(history=History(size=10, ttl_seconds=60))
-UNKEPT = ChannelOptions()
-
-
-class ManualClock:
-    """A clock that stands still until it is told; for brokers that take one."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        """Return the time in seconds."""
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass."""
-        self.now += seconds
-
-
-class RecordingListener:
-    """A `wirebell.interfaces.BrokerListener` that keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.items: list[tuple[str, ChannelItem]] = []
-        self.arrived = asyncio.Event()
-
-    def handle_item(self, channel: str, item: ChannelItem) -> None:
-        """Keep an item."""
-        self.items.append((channel, item))
-        self.arrived.set()
-
-    def of(self, channel: str) -> list[ChannelItem]:
-        """Return what arrived in a channel, oldest first."""
-        return [item for name, item in self.items if name == channel]
-
-    async def wait_count(self, channel: str, count: int) -> list[ChannelItem]:
-        """Wait until a channel has delivered so many items, and return them.
-
-        Raises:
-            AssertionError: They did not come in time.
-        """
-        try:
-            async with asyncio.timeout(DELIVERY_SECONDS_MAX):
-                while len(self.of(channel)) < count:
-                    self.arrived.clear()
-                    await self.arrived.wait()
-        except TimeoutError:
-            raise AssertionError(
-                f"{count} items expected in {channel!r}, got {self.of(channel)}"
-            ) from None
-        return self.of(channel)
-
-
-def _channel() -> str:
-    """Return a name that no other check uses."""
-    return f"check:{uuid.uuid4()}"
-
-
-def _number(number: int) -> Publication:
-    """Make a publication that says its number."""
-    return Publication(b"%d" % number, PayloadFormat.JSON)
-
-
-async def _publish(
-    broker: Broker,
-    channel: str,
-    publication: Publication,
-    options: ChannelOptions,
-    how: PublishOptions | None = None,
-) -> StreamPosition:
-    """Publish, whether the broker answers at once or later; returns the position."""
-    published = broker.publish(channel, publication, options, how)
-    if not isinstance(published, Published):
-        published = await published
-    return published.position
-
-
-def _payloads(items: Sequence[ChannelItem]) -> list[bytes]:
-    """Return the payloads of publications."""
-    return [item.data for item in items if isinstance(item, Publication)]
-
 
 async def check_order_with_history(broker: Broker, listener: RecordingListener) -> None:
     """Publications arrive in the order of their offsets, which are 1, 2, 3 …."""
-    channel = _channel()
+    channel = fresh_channel()
     await broker.subscribe(channel)
-    positions = [await _publish(broker, channel, _number(n), KEPT) for n in range(5)]
+    positions = [await publish(broker, channel, number_publication(n), KEPT) for n in range(5)]
     items = await listener.wait_count(channel, 5)
     assert [position.offset for position in positions] == [1, 2, 3, 4, 5]
-    assert [b"%d" % n for n in range(5)] == _payloads(items)
+    assert [b"%d" % n for n in range(5)] == payloads_of(items)
     assert [p.offset for p in items if isinstance(p, Publication)] == [1, 2, 3, 4, 5]
 
 
 async def check_order_without_history(broker: Broker, listener: RecordingListener) -> None:
     """One publisher's publications arrive in the order of its calls, with offset 0."""
-    channel = _channel()
+    channel = fresh_channel()
     await broker.subscribe(channel)
     for number in range(5):
-        assert await _publish(broker, channel, _number(number), UNKEPT) == StreamPosition(0, "")
+        assert await publish(broker, channel, number_publication(number), UNKEPT) == StreamPosition(
+            0, ""
+        )
     items = await listener.wait_count(channel, 5)
-    assert [b"%d" % n for n in range(5)] == _payloads(items)
+    assert [b"%d" % n for n in range(5)] == payloads_of(items)
     assert all(isinstance(item, Publication) and item.offset == 0 for item in items)
 
 
@@ -149,9 +71,9 @@ async def check_position_is_the_publications_own(
     broker: Broker, listener: RecordingListener
 ) -> None:
     """Concurrent publishes get different positions, and history has each under its own."""
-    channel = _channel()
+    channel = fresh_channel()
     results = await asyncio.gather(
-        *(_publish(broker, channel, _number(n), KEPT) for n in range(10))
+        *(publish(broker, channel, number_publication(n), KEPT) for n in range(10))
     )
     part = await broker.history(channel, KEPT, since=None, limit=10)
     assert {position.offset for position in results} == set(range(1, 11))
@@ -161,9 +83,9 @@ async def check_position_is_the_publications_own(
 
 async def check_epoch_is_stable(broker: Broker, listener: RecordingListener) -> None:
     """One stream has one epoch: in positions, in publications, in history, when still empty."""
-    channel = _channel()
+    channel = fresh_channel()
     empty = await broker.history(channel, KEPT, since=None, limit=0)
-    first = await _publish(broker, channel, _number(1), KEPT)
+    first = await publish(broker, channel, number_publication(1), KEPT)
     part = await broker.history(channel, KEPT, since=None, limit=10)
     assert empty.top == StreamPosition(0, first.epoch)
     assert first.epoch
@@ -173,16 +95,16 @@ async def check_epoch_is_stable(broker: Broker, listener: RecordingListener) -> 
 
 async def check_epochs_differ(broker: Broker, listener: RecordingListener) -> None:
     """Two streams have different epochs."""
-    one = await _publish(broker, _channel(), _number(1), KEPT)
-    other = await _publish(broker, _channel(), _number(1), KEPT)
+    one = await publish(broker, fresh_channel(), number_publication(1), KEPT)
+    other = await publish(broker, fresh_channel(), number_publication(1), KEPT)
     assert one.epoch != other.epoch
 
 
 async def check_history_before_delivery(broker: Broker, listener: RecordingListener) -> None:
     """Whoever receives a publication finds it in history."""
-    channel = _channel()
+    channel = fresh_channel()
     await broker.subscribe(channel)
-    await _publish(broker, channel, _number(1), KEPT)
+    await publish(broker, channel, number_publication(1), KEPT)
     (item,) = await listener.wait_count(channel, 1)
     part = await broker.history(channel, KEPT, since=None, limit=10)
     assert isinstance(item, Publication)
@@ -191,32 +113,32 @@ async def check_history_before_delivery(broker: Broker, listener: RecordingListe
 
 async def check_own_publications_once(broker: Broker, listener: RecordingListener) -> None:
     """A node receives what it published itself, once, also when it subscribed twice."""
-    channel = _channel()
+    channel = fresh_channel()
     await broker.subscribe(channel)
     await broker.subscribe(channel)
-    await _publish(broker, channel, _number(1), KEPT)
-    await _publish(broker, channel, _number(2), KEPT)
-    assert _payloads(await listener.wait_count(channel, 2)) == [b"1", b"2"]
+    await publish(broker, channel, number_publication(1), KEPT)
+    await publish(broker, channel, number_publication(2), KEPT)
+    assert payloads_of(await listener.wait_count(channel, 2)) == [b"1", b"2"]
 
 
 async def check_unsubscribe(broker: Broker, listener: RecordingListener) -> None:
     """After ``unsubscribe`` nothing of the channel arrives; others are untouched; idempotent."""
-    left, kept = _channel(), _channel()
+    left, kept = fresh_channel(), fresh_channel()
     await broker.subscribe(left)
     await broker.subscribe(kept)
     await broker.unsubscribe(left)
     await broker.unsubscribe(left)
-    await _publish(broker, left, _number(1), UNKEPT)
-    await _publish(broker, kept, _number(2), UNKEPT)
+    await publish(broker, left, number_publication(1), UNKEPT)
+    await publish(broker, kept, number_publication(2), UNKEPT)
     await listener.wait_count(kept, 1)
     assert listener.of(left) == []
 
 
 async def check_history_size(broker: Broker, listener: RecordingListener) -> None:
     """History keeps the newest ``size``: a contiguous run that ends at the top."""
-    channel = _channel()
+    channel = fresh_channel()
     for number in range(1, 16):
-        await _publish(broker, channel, _number(number), KEPT)
+        await publish(broker, channel, number_publication(number), KEPT)
     part = await broker.history(channel, KEPT, since=None, limit=100)
     assert [p.offset for p in part.publications] == list(range(6, 16))
     assert part.top.offset == 15
@@ -227,9 +149,9 @@ async def check_history_since_and_limit(broker: Broker, listener: RecordingListe
 
     A peer may name any position: after the largest there is nothing.
     """
-    channel = _channel()
+    channel = fresh_channel()
     for number in range(1, 6):
-        await _publish(broker, channel, _number(number), KEPT)
+        await publish(broker, channel, number_publication(number), KEPT)
     since = StreamPosition(2, "")
     part = await broker.history(channel, KEPT, since=since, limit=2)
     alone = await broker.history(channel, KEPT, since=None, limit=0)
@@ -241,8 +163,8 @@ async def check_history_since_and_limit(broker: Broker, listener: RecordingListe
 
 async def check_recovery(broker: Broker, listener: RecordingListener) -> None:
     """A client that was away gets exactly what it missed, or is told that it cannot."""
-    channel = _channel()
-    positions = [await _publish(broker, channel, _number(n), KEPT) for n in range(1, 16)]
+    channel = fresh_channel()
+    positions = [await publish(broker, channel, number_publication(n), KEPT) for n in range(1, 16)]
     for position in positions:
         part = await broker.history(channel, KEPT, since=position, limit=100)
         recovery = recover(part.publications, part.top, position, limit=100)
@@ -254,11 +176,11 @@ async def check_recovery(broker: Broker, listener: RecordingListener) -> None:
 
 async def check_remove_history(broker: Broker, listener: RecordingListener) -> None:
     """Removing history keeps epoch and offset, so that a gap is seen as one."""
-    channel = _channel()
-    before = await _publish(broker, channel, _number(1), KEPT)
+    channel = fresh_channel()
+    before = await publish(broker, channel, number_publication(1), KEPT)
     await broker.remove_history(channel)
     part = await broker.history(channel, KEPT, since=None, limit=10)
-    after = await _publish(broker, channel, _number(2), KEPT)
+    after = await publish(broker, channel, number_publication(2), KEPT)
     assert (tuple(part.publications), part.top) == ((), before)
     assert after == StreamPosition(2, before.epoch)
 
@@ -266,7 +188,7 @@ async def check_remove_history(broker: Broker, listener: RecordingListener) -> N
 async def check_negative_limit(broker: Broker, listener: RecordingListener) -> None:
     """A negative limit is refused."""
     try:
-        await broker.history(_channel(), KEPT, since=None, limit=-1)
+        await broker.history(fresh_channel(), KEPT, since=None, limit=-1)
     except ValueError:
         return
     raise AssertionError("limit -1 was accepted")
@@ -274,10 +196,10 @@ async def check_negative_limit(broker: Broker, listener: RecordingListener) -> N
 
 async def check_payload_is_untouched(broker: Broker, listener: RecordingListener) -> None:
     """Payload and format arrive, and are kept, as they were given: any bytes of UTF-8."""
-    channel = _channel()
+    channel = fresh_channel()
     await broker.subscribe(channel)
     text = Publication("späť \n ☃ \x00 '\"\\".encode(), PayloadFormat.TEXT)
-    await _publish(broker, channel, text, KEPT)
+    await publish(broker, channel, text, KEPT)
     (item,) = await listener.wait_count(channel, 1)
     (kept,) = (await broker.history(channel, KEPT, since=None, limit=1)).publications
     assert isinstance(item, Publication)
@@ -286,15 +208,15 @@ async def check_payload_is_untouched(broker: Broker, listener: RecordingListener
 
 async def check_fields_travel(broker: Broker, listener: RecordingListener) -> None:
     """All that a publication says of itself arrives and is kept; its position is the broker's."""
-    channel = _channel()
+    channel = fresh_channel()
     await broker.subscribe(channel)
     said = Publication(
         b"{}", PayloadFormat.JSON, offset=7, epoch="theirs", key="k",
         info=ClientInfo("client", "user", b'{"a":1}', b"[2]"), tags={"a": "b"}, has_delta=True,
-        version=3, exclude="client",
+        version=3, exclude="client", origin="row",
     )  # fmt: skip
-    await _publish(broker, channel, said, UNKEPT)
-    await _publish(broker, channel, said, KEPT)
+    await publish(broker, channel, said, UNKEPT)
+    await publish(broker, channel, said, KEPT)
     unkept, live = await listener.wait_count(channel, 2)
     (kept,) = (await broker.history(channel, KEPT, since=None, limit=1)).publications
     assert unkept == msgspec.structs.replace(said, offset=0, epoch=""), unkept
@@ -305,11 +227,11 @@ async def check_fields_travel(broker: Broker, listener: RecordingListener) -> No
 
 async def check_memberships(broker: Broker, listener: RecordingListener) -> None:
     """Joins and leaves arrive in order with publications, and are not kept."""
-    channel = _channel()
+    channel = fresh_channel()
     info = ClientInfo("client", "user")
     await broker.subscribe(channel)
     await broker.publish_membership(channel, Membership(info, joined=True))
-    await _publish(broker, channel, _number(1), KEPT)
+    await publish(broker, channel, number_publication(1), KEPT)
     await broker.publish_membership(channel, Membership(info, joined=False))
     joined, publication, left = await listener.wait_count(channel, 3)
     part = await broker.history(channel, KEPT, since=None, limit=10)
@@ -322,15 +244,36 @@ async def check_close(broker: Broker, listener: RecordingListener) -> None:
     await broker.aclose()
     await broker.aclose()
     calls: list[Awaitable[object]] = [
-        _publish(broker, _channel(), _number(1), KEPT),
-        broker.publish_membership(_channel(), Membership(ClientInfo("client"), joined=True)),
-        broker.subscribe(_channel()),
-        broker.unsubscribe(_channel()),
-        broker.history(_channel(), KEPT, since=None, limit=1),
-        broker.remove_history(_channel()),
+        publish(broker, fresh_channel(), number_publication(1), KEPT),
+        broker.publish_membership(fresh_channel(), Membership(ClientInfo("client"), joined=True)),
+        broker.subscribe(fresh_channel()),
+        broker.unsubscribe(fresh_channel()),
+        broker.history(fresh_channel(), KEPT, since=None, limit=1),
+        broker.remove_history(fresh_channel()),
+        broker.publish_control(b""),
+        broker.check(),
     ]
     for result in await asyncio.gather(*calls, return_exceptions=True):
         assert isinstance(result, BrokerClosed), result
+    assert not broker.is_connected
+
+
+async def check_control(broker: Broker, listener: RecordingListener) -> None:
+    """What a node tells all nodes reaches itself too, in order, and no other node's alone does."""
+    for number in range(3):
+        await broker.publish_control(b"%d" % number)
+    await broker.publish_control(b"for another", str(uuid.uuid4()))
+    await broker.publish_control(b"3")
+    told = await listener.wait_controls(4)
+    assert told == [b"0", b"1", b"2", b"3"], told
+
+
+async def check_answers(broker: Broker, listener: RecordingListener) -> None:
+    """A broker that runs says so."""
+    del listener
+    await broker.check()
+    assert broker.is_connected
+    assert broker.reconnect_count == 0
 
 
 BrokerCheck = Callable[[Broker, RecordingListener], Awaitable[None]]
@@ -338,54 +281,56 @@ BrokerCheck = Callable[[Broker, RecordingListener], Awaitable[None]]
 
 async def check_idempotency_key(broker: Broker, listener: RecordingListener) -> None:
     """The same idempotency key publishes once in a channel, and always gives its position."""
-    channel = _channel()
+    channel = fresh_channel()
     await broker.subscribe(channel)
     how = PublishOptions(idempotency_key="once")
 
-    first = await _publish(broker, channel, _number(1), KEPT, how)
-    again = await _publish(broker, channel, _number(2), KEPT, how)
-    await _publish(broker, channel, _number(3), KEPT)
+    first = await publish(broker, channel, number_publication(1), KEPT, how)
+    again = await publish(broker, channel, number_publication(2), KEPT, how)
+    await publish(broker, channel, number_publication(3), KEPT)
     items = await listener.wait_count(channel, 2)
 
     assert first == again, "a repeated key must give the first position"
-    assert _payloads(items) == [b"1", b"3"], "a repeated key must publish nothing"
+    assert payloads_of(items) == [b"1", b"3"], "a repeated key must publish nothing"
 
 
 async def check_version(broker: Broker, listener: RecordingListener) -> None:
     """With history, a version that is not above the newest of its epoch is left out."""
-    channel = _channel()
+    channel = fresh_channel()
     await broker.subscribe(channel)
     versions = ((2, ""), (2, ""), (1, ""), (3, ""), (1, "b"))
 
     for number, (version, epoch) in enumerate(versions):
         how = PublishOptions(version=version, version_epoch=epoch)
-        await _publish(broker, channel, _number(number), KEPT, how)
+        await publish(broker, channel, number_publication(number), KEPT, how)
     items = await listener.wait_count(channel, 3)
 
-    assert _payloads(items) == [b"0", b"3", b"4"], "old versions must be left out"
+    assert payloads_of(items) == [b"0", b"3", b"4"], "old versions must be left out"
 
 
 async def check_skip_history(broker: Broker, listener: RecordingListener) -> None:
     """A publication that skips history is delivered, has no offset and is kept nowhere."""
-    channel = _channel()
+    channel = fresh_channel()
     await broker.subscribe(channel)
 
-    await _publish(broker, channel, _number(1), KEPT)
-    position = await _publish(broker, channel, _number(2), KEPT, PublishOptions(skip_history=True))
+    await publish(broker, channel, number_publication(1), KEPT)
+    position = await publish(
+        broker, channel, number_publication(2), KEPT, PublishOptions(skip_history=True)
+    )
     items = await listener.wait_count(channel, 2)
     part = await broker.history(channel, KEPT, since=None, limit=10)
 
     assert StreamPosition(0, "") == position, "what is kept nowhere has no position"
-    assert _payloads(items) == [b"1", b"2"], "it must be delivered"
+    assert payloads_of(items) == [b"1", b"2"], "it must be delivered"
     assert [kept.data for kept in part.publications] == [b"1"], "it must not be kept"
 
 
 async def check_history_reverse(broker: Broker, listener: RecordingListener) -> None:
     """History read in reverse is newest first, and ends before a position."""
     del listener
-    channel = _channel()
+    channel = fresh_channel()
     for number in range(1, 6):
-        await _publish(broker, channel, _number(number), KEPT)
+        await publish(broker, channel, number_publication(number), KEPT)
 
     newest = await broker.history(channel, KEPT, since=None, limit=2, reverse=True)
     older = await broker.history(
@@ -417,6 +362,8 @@ BROKER_GUARANTEES: tuple[BrokerCheck, ...] = (
     check_payload_is_untouched,
     check_fields_travel,
     check_memberships,
+    check_control,
+    check_answers,
     check_close,
 )
 """Every guarantee of a broker; the last one closes it."""
@@ -442,7 +389,7 @@ async def check_broker(create: Callable[[], Broker]) -> None:
 
 async def check_members(store: PresenceStore) -> None:
     """Who was added is there, once, until removed; removing is idempotent."""
-    channel = _channel()
+    channel = fresh_channel()
     ann, bob = ClientInfo("1", "ann"), ClientInfo("2", "bob")
     for info in (ann, bob, ann):
         await store.add(channel, info, ttl_seconds=60)
@@ -455,12 +402,12 @@ async def check_members(store: PresenceStore) -> None:
 
 async def check_nobody(store: PresenceStore) -> None:
     """A channel that nobody entered is empty."""
-    assert await store.members(_channel()) == {}
+    assert await store.members(fresh_channel()) == {}
 
 
 async def check_lease(store: PresenceStore) -> None:
     """An entry that is not renewed is gone after its lease."""
-    channel = _channel()
+    channel = fresh_channel()
     await store.add(channel, ClientInfo("1", "ann"), ttl_seconds=0.05)
     async with asyncio.timeout(DELIVERY_SECONDS_MAX):
         while await store.members(channel):  # noqa: ASYNC110 - a store tells nobody
@@ -483,4 +430,9 @@ async def check_presence_store(create: Callable[[], PresenceStore]) -> None:
         AssertionError: A guarantee does not hold.
     """
     for guarantee in PRESENCE_GUARANTEES:
-        await guarantee(create())
+        store = create()
+        await store.start()
+        try:
+            await guarantee(store)
+        finally:
+            await store.aclose()

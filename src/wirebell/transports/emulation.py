@@ -8,7 +8,23 @@ from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ("EmulatedLink", "Sessions")
+import msgspec
+
+__all__ = ("EmulatedLink", "ForwardedCommands", "Sessions")
+
+
+class ForwardedCommands(msgspec.Struct, frozen=True, array_like=True):
+    """Commands that came to another node than the one that has their session.
+
+    Attributes:
+        session_id: Whose.
+        data: Commands, framed as on the wire.
+        is_binary: They are protobuf.
+    """
+
+    session_id: str
+    data: bytes
+    is_binary: bool
 
 
 class EmulatedLink(Protocol):

@@ -19,13 +19,16 @@ from wirebell.connection import Connection
 from wirebell.deadlines import Deadline
 from wirebell.errors import (
     BadRequest,
+    BrokerError,
     CommandError,
     ConnectionClosed,
     Denied,
     Disconnect,
     DisconnectCode,
+    ErrorCode,
     LimitExceeded,
     PermissionDenied,
+    ProtocolError,
     WirebellError,
 )
 from wirebell.interfaces import Transport
@@ -227,6 +230,11 @@ class PlainReceiver:
             return
         if isinstance(error, CommandError):
             self._refuse(connection, error)
+            return
+        if isinstance(error, BrokerError) and not self.is_signing_in:
+            # The broker is away: the peer may say it again.
+            self.node.note_failure(error)
+            self._refuse(connection, ProtocolError(ErrorCode.INTERNAL))
             return
         logger.error(
             "a text handler failed", exc_info=error, extra={"client_id": connection.client_id}

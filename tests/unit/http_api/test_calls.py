@@ -412,6 +412,30 @@ async def test_get_user_status() -> None:
         assert 106 == many["error"]["code"]
 
 
+async def test_revoke() -> None:
+    """Tokens, users and sessions are revoked one at a time; what has passed is refused."""
+    async with running() as board:
+        ann, ben = await board.connect("ann"), await board.connect("ben")
+        until = int(time.time()) + 100
+        answers = [
+            await board.post("revoke_token", {"uid": "t1", "expire_at": until}),
+            await board.post("invalidate_user_tokens", {"user": "ann", "expire_at": until}),
+            await board.post("revoke_session", {"client": ben.client_id}),
+        ]
+        old = await board.post("invalidate_user_tokens", {"user": "eve", "issued_before": 5})
+        known = {each.key: each for each in board.rt.node().cluster.revocations}
+
+        assert [{"result": {}}] * 3 == answers
+        assert [[(3500, "invalid token")]] * 2 == [ann.transport.closed, ben.transport.closed]
+        assert {("", "t1"), ("ann", ""), ("eve", "")} == known.keys()
+        assert ({"result": {}}, 5.0) == (old, known["eve", ""].issued_before)
+        assert until == known["ann", ""].until
+        for name in ("revoke_token", "revoke_session", "invalidate_user_tokens"):
+            assert 107 == (await board.post(name))["error"]["code"]
+        passed = await board.post("revoke_token", {"uid": "t1", "expire_at": 1})
+        assert 107 == passed["error"]["code"]
+
+
 async def test_what_is_not_there() -> None:
     """There are no procedures, and no maps: what can be said of a channel is said."""
     async with running() as board:

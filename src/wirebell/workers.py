@@ -1,0 +1,138 @@
+"""Whether this process is one of several workers that a server started.
+
+No server tells its workers how many they are. Uvicorn's and FastAPI's come by
+``multiprocessing.spawn``, which gives them the parent's command line; Gunicorn's are forks of a
+process with that command line. Both read ``WEB_CONCURRENCY`` where the command line says nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+
+from wirebell.broker_options import BrokerOptions
+from wirebell.brokers import create_broker
+from wirebell.brokers.memory import MemoryBroker
+from wirebell.errors import ConfigError
+from wirebell.interfaces import Broker, PresenceStore
+from wirebell.model import ChannelItem
+from wirebell.settings import Settings
+
+__all__ = ("check_workers", "count_workers", "try_broker")
+
+ENVIRONMENT = "WEB_CONCURRENCY"
+
+
+def check_workers(broker: Broker, count: int | None = None) -> None:
+    """Refuse a broker of one process in several workers, unless it was told that it may.
+
+    Args:
+        broker: Not started.
+        count: How many workers there are to be; ``None`` finds out how many there are.
+
+    Raises:
+        ConfigError: The message names the alternatives.
+    """
+    if not isinstance(broker, MemoryBroker) or broker.allows_workers:
+        return
+    if count is None:
+        is_child = multiprocessing.parent_process() is not None
+        count = count_workers(sys.argv, os.environ, is_child=is_child)
+    if count > 1:
+        raise ConfigError(
+            f"broker_url is 'memory://', which stays inside one process, and there are {count} "
+            f"workers: a publication would reach only the clients of the worker that took "
+            f"it. Set WIREBELL_BROKER_URL to sqlite:///path (this machine), redis://, nats:// or "
+            f"postgresql://, run one worker, or set WIREBELL_MEMORY_ALLOWS_WORKERS=1 if you know "
+            f"that nobody has to hear of another worker's publications"
+        )
+
+
+def try_broker(
+    settings: Settings,
+    options: BrokerOptions | None = None,
+    presence: BrokerOptions | None = None,
+    *,
+    workers: int,
+) -> None:
+    """Start a broker and stop it again, to find out before there are workers what one would.
+
+    Args:
+        settings: Bounds, and ``broker_url``.
+        options: Instead of what ``broker_url`` names.
+        presence: Where presence is kept, if not with the broker.
+        workers: How many there are to be.
+
+    Raises:
+        ConfigError: The broker cannot be used, or not by so many.
+        BrokerUnavailable: It cannot be reached.
+    """
+    broker, store = create_broker(settings, options, presence)
+    check_workers(broker, workers)
+    asyncio.run(_try(broker, store))
+
+
+async def _try(broker: Broker, store: PresenceStore) -> None:
+    """Start and stop a broker and a store."""
+    try:
+        await broker.start(_Nobody())
+        await store.start()
+    finally:
+        await store.aclose()
+        await broker.aclose()
+
+
+class _Nobody:
+    """A listener that is told nothing: nothing was subscribed to."""
+
+    def handle_item(self, channel: str, item: ChannelItem) -> None:
+        """Take nothing."""
+
+    def handle_control(self, data: bytes) -> None:
+        """Take what is meant for those who serve."""
+
+    def handle_reconnect(self) -> None:
+        """Take nothing."""
+
+
+def count_workers(argv: Sequence[str], environ: Mapping[str, str], *, is_child: bool) -> int:
+    """Say how many workers a server was told to start, as far as that can be seen; else 1.
+
+    Args:
+        argv: The command line that this process has from whoever started it.
+        environ: Environment variables.
+        is_child: This process was started by ``multiprocessing``.
+    """
+    program = PurePath(argv[0]).name if argv else ""
+    is_gunicorn = program.startswith("gunicorn")
+    if not is_child and not is_gunicorn:
+        # Whoever was started with several workers is not here, but one of these.
+        return 1
+    if "--reload" in argv and not is_gunicorn:
+        # Uvicorn then starts one worker, whatever it was told.
+        return 1
+    words = [*argv, *environ.get("GUNICORN_CMD_ARGS", "").split()] if is_gunicorn else argv
+    told = _find_option(words, "-w" if is_gunicorn else "")
+    return _to_count(environ.get(ENVIRONMENT, "") if told is None else told)
+
+
+def _find_option(words: Sequence[str], short: str) -> str | None:
+    """Return the value of ``--workers``, or of its short form; the last one counts."""
+    found = None
+    for word, following in zip(words, [*words, ""][1:], strict=True):
+        if word == "--workers" or (short and word == short):
+            found = following
+        elif word.startswith("--workers="):
+            found = word.partition("=")[2]
+        elif short and word.startswith(short) and word[len(short) :].isdigit():
+            found = word[len(short) :]
+    return found
+
+
+def _to_count(text: str) -> int:
+    """Read a number of workers; what is none is 1."""
+    return int(text) if text.isascii() and text.isdigit() else 1
