@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.services import redis
 from wirebell.broker_options import SQLiteOptions
 from wirebell.brokers import create_broker
 from wirebell.brokers.memory import MemoryBroker, MemoryPresenceStore
@@ -35,9 +36,34 @@ def sqlite() -> Iterator[Create]:
         yield lambda: create_broker(Settings(), options)
 
 
+@contextmanager
+def redis_single() -> Iterator[Create]:
+    """One server of Redis."""
+    with redis.single() as server:
+        yield lambda: create_broker(Settings(broker_url=server.url))
+
+
+@contextmanager
+def redis_shards() -> Iterator[Create]:
+    """Two servers that share the channels."""
+    with redis.single() as one, redis.single() as other:
+        url = f"{one.url},{other.url}"
+        yield lambda: create_broker(Settings(broker_url=url))
+
+
+@contextmanager
+def redis_cluster() -> Iterator[Create]:
+    """A cluster of three masters."""
+    with redis.cluster() as whole:
+        yield lambda: create_broker(Settings(broker_url=whole.url))
+
+
 CASES: dict[str, Callable[[], AbstractContextManager[Create]]] = {
     "memory": memory,
     "sqlite": sqlite,
+    "redis": redis_single,
+    "redis-shards": redis_shards,
+    "redis-cluster": redis_cluster,
 }
 """Name → a block within which brokers and stores can be made; none of them is started."""
 

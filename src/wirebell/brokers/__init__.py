@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from wirebell.broker_options import (
     BrokerOptions,
     MemoryOptions,
+    RedisOptions,
     SQLiteOptions,
 )
 from wirebell.errors import ConfigError
@@ -26,16 +27,24 @@ __all__ = ("create_broker", "read_broker_url")
 SCHEMES = {
     "memory": "memory",
     "sqlite": "sqlite",
+    "redis": "redis",
+    "rediss": "redis",
+    "redis+cluster": "redis",
+    "rediss+cluster": "redis",
+    "redis+sentinel": "redis",
+    "rediss+sentinel": "redis",
+    "redis+unix": "redis",
 }
 """URL scheme → module."""
 
 KINDS: dict[type[BrokerOptions], str] = {
     MemoryOptions: "memory",
     SQLiteOptions: "sqlite",
+    RedisOptions: "redis",
 }
 """Kind of options → module."""
 
-EXTRAS: dict[str, str] = {}
+EXTRAS = {"redis": "redis"}
 """Module → the extra that installs its driver."""
 
 
