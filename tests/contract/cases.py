@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.services import redis
+from tests.services import nats, redis
 from wirebell.broker_options import SQLiteOptions
 from wirebell.brokers import create_broker
 from wirebell.brokers.memory import MemoryBroker, MemoryPresenceStore
@@ -58,12 +58,28 @@ def redis_cluster() -> Iterator[Create]:
         yield lambda: create_broker(Settings(broker_url=whole.url))
 
 
+@contextmanager
+def nats_single() -> Iterator[Create]:
+    """One server of NATS."""
+    with nats.single() as server:
+        yield lambda: create_broker(Settings(broker_url=server.url))
+
+
+@contextmanager
+def nats_cluster() -> Iterator[Create]:
+    """A cluster of three servers of NATS."""
+    with nats.cluster() as whole:
+        yield lambda: create_broker(Settings(broker_url=whole.url))
+
+
 CASES: dict[str, Callable[[], AbstractContextManager[Create]]] = {
     "memory": memory,
     "sqlite": sqlite,
     "redis": redis_single,
     "redis-shards": redis_shards,
     "redis-cluster": redis_cluster,
+    "nats": nats_single,
+    "nats-cluster": nats_cluster,
 }
 """Name → a block within which brokers and stores can be made; none of them is started."""
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from wirebell.broker_options import (
     BrokerOptions,
     MemoryOptions,
+    NATSOptions,
     RedisOptions,
     SQLiteOptions,
 )
@@ -34,6 +35,8 @@ SCHEMES = {
     "redis+sentinel": "redis",
     "rediss+sentinel": "redis",
     "redis+unix": "redis",
+    "nats": "nats",
+    "tls": "nats",
 }
 """URL scheme → module."""
 
@@ -41,10 +44,11 @@ KINDS: dict[type[BrokerOptions], str] = {
     MemoryOptions: "memory",
     SQLiteOptions: "sqlite",
     RedisOptions: "redis",
+    NATSOptions: "nats",
 }
 """Kind of options → module."""
 
-EXTRAS = {"redis": "redis"}
+EXTRAS = {"redis": "redis", "nats": "nats"}
 """Module → the extra that installs its driver."""
 
 

@@ -1,0 +1,441 @@
+"""What this process publishes: in batches, each publication once.
+
+Strategy: what was published in one turn goes out in one write, a frame for each channel that keeps
+history, and its answers are awaited together. A frame names the frame before it, and JetStream
+takes it only if that is still the last one of its channel
+(``Nats-Expected-Last-Subject-Sequence``). So offsets have no hole, whoever publishes; and a frame
+that is sent again because its answer was lost is stored once, since whatever was stored meanwhile
+is its successor.
+
+Invariants: one frame of a channel is under way at a time; what was given up can never be stored
+after another frame of its channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from wirebell.backoff import Backoff
+from wirebell.batching import PENDING_MAX, Batcher
+from wirebell.brokers.nats.chains import Chains, Item, Lane, Sent
+from wirebell.brokers.nats.faults import (
+    WRONG_LAST,
+    Declined,
+    TooLarge,
+    WireLost,
+    explain,
+)
+from wirebell.brokers.nats.frames import (
+    decode_frame,
+    encode_frame,
+)
+from wirebell.brokers.nats.link import TOO_LARGE, Answer, Link, error_of, read_ack
+from wirebell.brokers.nats.messages import Tail
+from wirebell.brokers.nats.once import EXPECTED, Once, digest_of
+from wirebell.brokers.nats.streams import Stream, Streams
+from wirebell.brokers.nats.wire import Wire
+from wirebell.errors import BrokerUnavailable, UnknownRecord
+from wirebell.model import Published, StreamPosition
+
+__all__ = ("Publisher",)
+
+# So many batches are under way, of different channels: JetStream stores one while the answers to
+# another are read.
+BATCHERS = 4
+PENDING_BYTES_MAX = 64 * 1024 * 1024
+
+# Others publish in the same channel: whose turn it is decides itself quickly.
+FIRST_RETRY_SECONDS = 0.001
+LONGEST_RETRY_SECONDS = 0.1
+
+# A stream without a leader leaves a frame without an answer: it is looked for, and sent again.
+TRY_SECONDS = 1.0
+_NOT_KEPT = Published(StreamPosition())
+
+
+class Publisher:
+    """Carries batches.
+
+    Mutable state: what waits for the next batches, and the chains.
+
+    Args:
+        link: Leads to the server.
+        streams: Of the same.
+    """
+
+    def __init__(self, link: Link, streams: Streams) -> None:
+        self.link = link
+        self.streams = streams
+        self.once = Once(link, streams)
+        self.chains = Chains(link, streams)
+        self.batchers: list[Batcher[Item, Published]] = [
+            Batcher(
+                self._run,
+                size_of=_size_of,
+                pending_max=PENDING_MAX // BATCHERS,
+                pending_bytes_max=PENDING_BYTES_MAX // BATCHERS,
+            )
+            for _ in range(BATCHERS)
+        ]
+
+    def add(self, item: Item) -> asyncio.Future[Published]:
+        """Have an item carried with the others of this turn; those of a channel in order.
+
+        Raises:
+            BrokerUnavailable: As much waits already as may.
+            BrokerClosed: The publisher was closed.
+        """
+        return self.batchers[hash(item.word) % BATCHERS].add(item)
+
+    async def aclose(self) -> None:
+        """Carry what waits, within bounds, and take no more."""
+        await asyncio.gather(*(each.aclose() for each in self.batchers))
+
+    # A batch
+
+    async def _run(self, items: Sequence[Item]) -> list[Published | Exception]:
+        """Carry a batch."""
+        deadline = self.link.deadline()
+        wire = await self.link.wait_wire(deadline)
+        trouble_count = wire.trouble_count
+        results: list[Published | Exception] = [_NOT_KEPT] * len(items)
+        lanes: dict[bytes, Lane] = {}
+        direct: list[int] = []
+        for place, item in enumerate(items):
+            lane = lanes.get(item.word) if item.word else None
+            if lane is None and item.history is None and item.how is None:
+                try:
+                    wire.publish(item.subject, item.record)
+                    direct.append(place)
+                except Declined as error:
+                    results[place] = explain(error).at(self.link.place)
+                continue
+            if lane is None:
+                lane = lanes[item.word] = Lane(item.word, [], [])
+            lane.places.append(place)
+            lane.items.append(item)
+        # The server has taken it then, and what comes back to us is here.
+        taken = wire.sync() if direct else None
+        if lanes:
+            await self._carry_all(wire, list(lanes.values()), results, deadline)
+        if taken is not None:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await asyncio.shield(taken)
+                    await wire.writable.wait()
+                if wire.trouble_count != trouble_count:
+                    # It may not publish there, which is told ahead of the confirmation.
+                    raise Declined(0, wire.trouble)
+            except (WireLost, TimeoutError, Declined) as error:
+                for place in direct:
+                    results[place] = explain(error).at(self.link.place)
+        return results
+
+    async def _carry_all(
+        self,
+        wire: Wire,
+        lanes: Sequence[Lane],
+        results: list[Published | Exception],
+        deadline: float,
+    ) -> None:
+        """Publish in all channels at once; where the last frame is known, without a task each."""
+        sent: list[tuple[Lane, Sent]] = []
+        rest: list[Lane] = []
+        for lane in lanes:
+            plan = self.chains.plan_known(lane)
+            if plan is None:
+                rest.append(lane)
+            else:
+                sent.append((lane, plan))
+        work = [asyncio.ensure_future(self._carry(lane, None, results, deadline)) for lane in rest]
+        try:
+            if sent:
+                await self._send_all(wire, [plan for _, plan in sent], deadline)
+            for lane, plan in sent:
+                left = None if self._accept(lane, plan, results) else plan
+                if lane.at < len(lane.items):
+                    work.append(asyncio.ensure_future(self._carry(lane, left, results, deadline)))
+            if work:
+                await asyncio.gather(*work)
+        finally:
+            for task in work:
+                task.cancel()
+
+    async def _send_all(self, wire: Wire, plans: Sequence[Sent], deadline: float) -> None:
+        """Send frames, and wait for what is answered; a plan without an answer got none."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        missing = len(plans)
+
+        def take(plan: Sent, _: bytes, __: bytes, head: bytes, body: bytes) -> None:
+            nonlocal missing
+            plan.ack = read_ack(head, body)
+            missing -= 1
+            if not missing and not done.done():
+                done.set_result(None)
+
+        tokens = []
+        for plan in plans:
+            token, reply = wire.expect(partial(take, plan))
+            tokens.append(token)
+            headers = b"%b%d\r\n" % (EXPECTED, plan.expected)
+            if wire.info.cluster:
+                # Servers up to 2.9 compare with what is stored, not with what is on its way
+                # to it; an id they compare with both. One frame may follow another.
+                headers += b"Nats-Msg-Id: %b.%d\r\n" % (plan.subject, plan.expected)
+            headers += b"\r\n"
+            try:
+                wire.publish(plan.subject, plan.payload, reply, headers)
+            except Declined as error:
+                wire.answers.pop(token, None)
+                take(plan, b"", b"", TOO_LARGE, str(error).encode())
+        if wire.is_lost:
+            return
+        try:
+            async with asyncio.timeout_at(min(deadline, done.get_loop().time() + TRY_SECONDS)):
+                await done
+        except TimeoutError:
+            for token in tokens:
+                wire.answers.pop(token, None)
+
+    def _accept(self, lane: Lane, plan: Sent, results: list[Published | Exception]) -> bool:
+        """Take the results of a frame, if it was stored; tells whether it was."""
+        ack = plan.ack
+        if ack is None or ack.error is not None or ack.duplicate:
+            self.chains.forget(lane.word)
+            return False
+        self._advance(lane, plan, ack.seq, results)
+        return True
+
+    def _advance(
+        self,
+        lane: Lane,
+        plan: Sent,
+        sequence: int,
+        results: list[Published | Exception],
+    ) -> None:
+        """Go on behind a frame that was stored."""
+        self.chains.remember(lane.word, plan, sequence)
+        for result in plan.results:
+            results[lane.places[lane.at]] = result
+            lane.at += 1
+
+    # A channel
+
+    async def _carry(
+        self,
+        lane: Lane,
+        left: Sent | None,
+        results: list[Published | Exception],
+        deadline: float,
+    ) -> None:
+        """Publish what is left of a channel, whatever it takes."""
+        try:
+            while lane.at < len(lane.items):
+                item = lane.items[lane.at]
+                if item.how is not None and item.how.idempotency_key:
+                    result = await self._publish_once(lane, item, deadline)
+                    results[lane.places[lane.at]] = result
+                    lane.at += 1
+                elif item.history is None:
+                    await self._publish_unkept(item, deadline)
+                    lane.at += 1
+                else:
+                    await self._append(lane, left, results, deadline)
+                left = None
+        except TooLarge as error:
+            # It alone.
+            results[lane.places[lane.at]] = explain(error).at(self.link.place)
+            lane.at += 1
+            await self._carry(lane, None, results, deadline)
+        except Exception as error:  # noqa: BLE001 - it is raised to everybody who waits
+            fate = error
+            if isinstance(error, (Declined, WireLost, TimeoutError)):
+                fate = explain(error).at(self.link.place)
+            elif isinstance(error, UnknownRecord):
+                fate = BrokerUnavailable(f"NATS at {self.link.place}: {error}")
+            for place in lane.places[lane.at :]:
+                results[place] = fate
+
+    async def _publish_unkept(self, item: Item, deadline: float) -> None:
+        """Publish what is kept nowhere, behind what is."""
+        wire = await self.link.wait_wire(deadline)
+        wire.publish(item.subject, item.record)
+        async with asyncio.timeout_at(deadline):
+            await asyncio.shield(wire.sync())
+
+    async def _append(
+        self,
+        lane: Lane,
+        left: Sent | None,
+        results: list[Published | Exception],
+        deadline: float,
+    ) -> None:
+        """Store one frame of a channel, again and again while others come first.
+
+        Args:
+            lane: Whose next publications.
+            left: A frame of it that was sent, and not stored as far as is known.
+            results: Of the batch.
+            deadline: Of the loop's clock.
+
+        Raises:
+            Declined: JetStream does not take it.
+            BrokerUnavailable: It did not answer in time.
+        """
+        backoff = Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
+        loop = asyncio.get_running_loop()
+        while True:
+            if left is not None:
+                error = left.ack.error if left.ack is not None else None
+                sequence = await self._find(left, lane.word, deadline)
+                if sequence:
+                    self._advance(lane, left, sequence, results)
+                    return
+                fault = None if error is None else error_of(error)
+                if fault is not None and fault.code not in {WRONG_LAST, 503}:
+                    raise fault
+                delay = backoff.next_delay()
+                if loop.time() + delay >= deadline:
+                    raise explain(fault or TimeoutError()).at(self.link.place)
+                if fault is not None and fault.code == 503:
+                    # Was it removed? It is made again.
+                    left.stream.life = ""
+                await asyncio.sleep(delay)
+            plan = await self.chains.plan(lane, left, deadline)
+            if not plan.frame.records:
+                # All of it was left out.
+                for result in plan.results:
+                    results[lane.places[lane.at]] = result
+                    lane.at += 1
+                return
+            wire = await self.link.wait_wire(deadline)
+            await self._send_all(wire, [plan], deadline)
+            if self._accept(lane, plan, results):
+                return
+            left = plan
+
+    async def _find(self, left: Sent, word: bytes, deadline: float) -> int:
+        """Return the sequence of a frame that may have been stored; 0 when it was not.
+
+        Raises:
+            BrokerUnavailable: It cannot be told any more.
+        """
+        ack = left.ack
+        if ack is not None and not ack.duplicate and left.doubts == 0:
+            # It was refused, and sent once.
+            return 0
+        message = await self.streams.get(
+            left.stream,
+            {
+                "seq": left.expected + 1,
+                "next_by_subj": left.subject.decode(),
+            },
+            deadline,
+        )
+        if message is None:
+            return 0
+        frame = decode_frame(message.data)
+        is_ours = frame.ident == left.frame.ident
+        if is_ours and (frame.epoch, frame.offset) == (left.frame.epoch, left.frame.offset):
+            wire = await self.link.wait_wire(deadline)
+            # It may have been stored by a server that died before it told anybody; whoever has
+            # it leaves it out.
+            wire.publish(self.streams.live(word), message.data)
+            return message.seq
+        if frame.previous == left.expected:
+            # What came after the frame before it is another one.
+            return 0
+        raise BrokerUnavailable(
+            f"NATS at {self.link.place} did not answer in time, and by now it cannot be told "
+            "whether the publication was stored"
+        )
+
+    async def remove(self, word: bytes) -> None:
+        """Forget what is kept of a channel, wherever it is; its offset and epoch stay.
+
+        A frame without publications says from where on there is something. What was before it is
+        then freed; it is not read even if that fails.
+
+        Raises:
+            Declined: JetStream says no.
+            BrokerUnavailable: It did not answer in time.
+            UnknownRecord: A newer release wrote there.
+        """
+        deadline = self.link.deadline()
+        for name in await self.streams.names(deadline):
+            stream = self.streams.known(name)
+            if stream is not None:
+                await self._remove_from(stream, word, deadline)
+
+    async def _remove_from(self, stream: Stream, word: bytes, deadline: float) -> None:
+        """Forget what a stream has of a channel."""
+        await self.streams.open(stream, deadline=deadline)
+        backoff = Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
+        while (found := await self.streams.last(stream, word, deadline)) is not None:
+            tail = Tail.of(found[0].seq, found[0].time.timestamp(), found[1])
+            frame = self.chains.frame_behind(tail, (), tail.version, tail.version_epoch)
+            plan = Sent(
+                stream,
+                stream.subject + word,
+                frame,
+                encode_frame(replace(frame, floor=tail.top + 1)),
+                tail.sequence,
+                [],
+            )
+            self.chains.forget(word)
+            await self._send_all(await self.link.wait_wire(deadline), [plan], deadline)
+            if plan.ack is not None and plan.ack.error is None:
+                purge = {"filter": plan.subject.decode(), "seq": plan.ack.seq}
+                await self.link.call(b"STREAM.PURGE." + stream.name, purge, Answer, deadline)
+                return
+            if plan.ack is not None and plan.ack.error is not None:
+                fault = error_of(plan.ack.error)
+                if fault.code != WRONG_LAST:
+                    raise fault
+            await asyncio.sleep(backoff.next_delay())
+
+    # Once
+
+    async def _publish_once(self, lane: Lane, item: Item, deadline: float) -> Published:
+        """Publish what carries an idempotency key."""
+        assert item.how is not None
+        word = lane.word + b"." + digest_of(item.how.idempotency_key)
+        stream = None if item.history is None else self.streams.kept(item.history)
+        ident = self.chains.next_ident()
+        payload = item.record if stream is None else self.once.claim_of(ident)
+        backoff = Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
+        while True:
+            found = await self.once.read(word, deadline)
+            if found is not None:
+                known = await self.once.find(found, stream, lane.word, deadline)
+                if known is not None:
+                    return known
+            if found is None or self.once.has_ended(found):
+                if await self.once.claim(word, payload, found, deadline):
+                    break
+                continue
+            delay = backoff.next_delay()
+            if asyncio.get_running_loop().time() + delay >= deadline:
+                raise BrokerUnavailable(
+                    f"NATS at {self.link.place}: this idempotency key was used a moment ago, and "
+                    "where its publication went is not known yet"
+                )
+            await asyncio.sleep(delay)
+        if stream is None:
+            return _NOT_KEPT
+        one = Lane(lane.word, [0], [item], ident=ident)
+        results: list[Published | Exception] = [_NOT_KEPT]
+        await self._append(one, None, results, deadline)
+        published = results[0]
+        if isinstance(published, Exception):
+            raise published
+        await self.once.note(word, published.position, deadline)
+        return published
+
+
+def _size_of(item: Item) -> int:
+    """Return the bytes of an item, what stands around it estimated."""
+    return len(item.record) + 256
