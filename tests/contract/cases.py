@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.services import nats, redis
+from tests.services import nats, postgresql, redis
 from wirebell.broker_options import SQLiteOptions
 from wirebell.brokers import create_broker
 from wirebell.brokers.memory import MemoryBroker, MemoryPresenceStore
@@ -59,6 +59,13 @@ def redis_cluster() -> Iterator[Create]:
 
 
 @contextmanager
+def postgresql_server() -> Iterator[Create]:
+    """One server of PostgreSQL."""
+    with postgresql.server() as server:
+        yield lambda: create_broker(Settings(broker_url=server.url))
+
+
+@contextmanager
 def nats_single() -> Iterator[Create]:
     """One server of NATS."""
     with nats.single() as server:
@@ -80,6 +87,7 @@ CASES: dict[str, Callable[[], AbstractContextManager[Create]]] = {
     "redis-cluster": redis_cluster,
     "nats": nats_single,
     "nats-cluster": nats_cluster,
+    "postgresql": postgresql_server,
 }
 """Name → a block within which brokers and stores can be made; none of them is started."""
 

@@ -16,6 +16,7 @@ from wirebell.broker_options import (
     BrokerOptions,
     MemoryOptions,
     NATSOptions,
+    PostgreSQLOptions,
     RedisOptions,
     SQLiteOptions,
 )
@@ -37,6 +38,8 @@ SCHEMES = {
     "redis+unix": "redis",
     "nats": "nats",
     "tls": "nats",
+    "postgres": "postgresql",
+    "postgresql": "postgresql",
 }
 """URL scheme → module."""
 
@@ -45,10 +48,11 @@ KINDS: dict[type[BrokerOptions], str] = {
     SQLiteOptions: "sqlite",
     RedisOptions: "redis",
     NATSOptions: "nats",
+    PostgreSQLOptions: "postgresql",
 }
 """Kind of options → module."""
 
-EXTRAS = {"redis": "redis", "nats": "nats"}
+EXTRAS = {"redis": "redis", "nats": "nats", "postgresql": "postgres"}
 """Module → the extra that installs its driver."""
 
 
