@@ -21,7 +21,6 @@ from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from wirebell.auth import AllowedOrigins
-from wirebell.brokers import create_broker
 from wirebell.configuration import ServeConfiguration
 from wirebell.listening import create_tls_context, listen, wait_answer
 from wirebell.logs import log_config
@@ -37,6 +36,7 @@ from wirebell.server import (
     serve,
 )
 from wirebell.worker_metrics import WorkerMetrics
+from wirebell.workers import try_broker
 
 __all__ = ("create_app", "run")
 
@@ -51,6 +51,8 @@ def create_realtime(configuration: ServeConfiguration) -> Realtime:
     """Create the `Realtime` of one process from everything that was configured."""
     return Realtime(
         configuration.settings,
+        broker=configuration.broker,
+        presence=configuration.presence,
         tokens=configuration.connection_tokens,
         subscription_tokens=configuration.subscription_tokens,
         namespaces=configuration.namespaces,
@@ -60,9 +62,17 @@ def create_realtime(configuration: ServeConfiguration) -> Realtime:
         api=configuration.api,
         names=configuration.names,
         unavailable=configuration.unavailable,
-        name=configuration.server.node_name,
+        name=_find_name(configuration),
         is_standalone=True,
     )
+
+
+def _find_name(configuration: ServeConfiguration) -> str:
+    """Return the node's name: that of several workers has their process id, too."""
+    server = configuration.server
+    if server.node_name and server.workers > 1:
+        return f"{server.node_name}_{os.getpid()}"
+    return server.node_name
 
 
 def mount(rt: Realtime, app: FastAPI) -> None:
@@ -186,11 +196,12 @@ def run(configuration: ServeConfiguration) -> None:
 
     Raises:
         OSError: The address cannot be had, or a file not be written.
-        ConfigError: ``broker_url`` names no broker.
+        ConfigError: The broker cannot be used, or not by so many workers.
+        BrokerUnavailable: The broker cannot be reached.
     """
     settings, server = configuration.settings, configuration.server
     # A worker would find out too, and the parent start it again and again.
-    create_broker(settings)
+    try_broker(settings, configuration.broker, configuration.presence, workers=server.workers)
     if server.log_file:
         # Logging would only say that a handler cannot be configured.
         Path(server.log_file).open("a").close()
@@ -293,12 +304,6 @@ def _warn(configuration: ServeConfiguration) -> None:
         logger.warning("configuration: %s", text)
     for text in configuration.find_insecure_modes():
         logger.warning("INSECURE: %s", text)
-    if configuration.server.workers > 1 and configuration.settings.broker_url == "memory://":
-        logger.warning(
-            "broker memory:// stays inside each of the %d workers: a publication reaches only "
-            "clients of the worker that took it; set broker_url, or run one worker",
-            configuration.server.workers,
-        )
 
 
 def _announce(configuration: ServeConfiguration, listener: socket.socket) -> None:

@@ -182,11 +182,15 @@ async def samples(client: httpx2.AsyncClient) -> dict[str, float]:
     return {name: float(value) for name, value in lines}
 
 
+OF_THE_PROCESS = {"wirebell_accepting_count", "wirebell_broker_up", "wirebell_nodes_count"}
+"""Gauges that no peer changes: 1 when all is well."""
+
+
 async def gauges(client: httpx2.AsyncClient) -> dict[str, float]:
     """Return those metrics that must fall back when a peer has gone."""
     answer = await client.get("/realtime/metrics")
     names = set(re.findall(r"^# TYPE (wirebell_\S+) gauge$", answer.text, re.MULTILINE))
-    names.discard("wirebell_accepting_count")  # of the process, and 1 when all is well
+    names -= OF_THE_PROCESS
     everything = await samples(client)
     return {key: value for key, value in everything.items() if key.split("{")[0] in names}
 

@@ -143,7 +143,8 @@ async def test_one_answer_for_all_workers(tmp_path: Path) -> None:
     """Whichever worker is scraped, it tells the sum of all; what ended ones counted stays."""
     folder = tmp_path / "t"
     folder.mkdir()
-    arguments = (*OPERATORS, *OPEN, *QUICK, "--workers", "4")
+    broker = f"--broker_url=sqlite:///{tmp_path}/broker.db"
+    arguments = (*OPERATORS, *OPEN, *QUICK, "--workers", "4", broker)
     with standalone(tmp_path, *arguments, env={"TMPDIR": str(folder)}) as server:
         wait_until(lambda: server.metrics()["wirebell_workers_count"] == 4, server.log())
         async with contextlib.AsyncExitStack() as stack:
@@ -158,7 +159,6 @@ async def test_one_answer_for_all_workers(tmp_path: Path) -> None:
         wait_until(lambda: ended not in server.children(), server.log())
         wait_until(lambda: server.metrics()["wirebell_workers_count"] == 4, server.log())
         after = server.metrics()
-        log = server.log()
 
     assert {(4.0, 12.0, 12.0)} == {
         (
@@ -169,7 +169,6 @@ async def test_one_answer_for_all_workers(tmp_path: Path) -> None:
         for scrape in scrapes
     }
     assert (12.0, 4.0) == (after["wirebell_connects_total"], after["wirebell_accepting_count"])
-    assert "stays inside each of the 4 workers" in log
     assert [] == list(folder.iterdir())
 
 
@@ -177,8 +176,10 @@ def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
     """A worker that was killed is not asked any more, and its successor is."""
     long = tmp_path / ("long" * 25)
     long.mkdir()
+    # Nobody publishes here, so each worker may be for itself.
+    env = {"TMPDIR": str(long), "WIREBELL_MEMORY_ALLOWS_WORKERS": "1"}
     arguments = (*OPERATORS, *QUICK, "--workers", "2")
-    with standalone(tmp_path, *arguments, env={"TMPDIR": str(long)}) as server:
+    with standalone(tmp_path, *arguments, env=env) as server:
         wait_until(lambda: server.metrics()["wirebell_workers_count"] == 2, server.log())
         killed = server.children()[0]
         os.kill(killed, signal.SIGKILL)
@@ -301,13 +302,13 @@ def test_a_certificate_of_another_key(tmp_path: Path, certificate: Path) -> None
 def test_what_somebody_should_look_at_is_logged(tmp_path: Path) -> None:
     """Insecure modes, and keys without effect, are told at every start, in the configured file."""
     log_path = tmp_path / "wirebell.log"
-    arguments = ("--client.insecure", "--http_api.insecure", "--engine.type=redis")
+    arguments = ("--client.insecure", "--http_api.insecure", "--admin.enabled")
     with standalone(tmp_path, *arguments, *QUICK, f"--log.file={log_path}"):
         log = log_path.read_text()
 
     assert "INSECURE: client.insecure is on" in log
     assert "INSECURE: http_api.insecure is on" in log
-    assert "--engine.type: not there yet, ignored" in log
+    assert "--admin.enabled: not there yet, ignored" in log
 
 
 def test_a_busy_port(tmp_path: Path) -> None:

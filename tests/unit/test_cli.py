@@ -227,16 +227,16 @@ def test_a_bad_token(arguments: list[str], told: str, config: str) -> None:
 
 def test_checking_a_configuration(config: str) -> None:
     """A good configuration is told with what would be ignored, and what is insecure."""
-    arguments = ("check-config", "-c", config, "--engine.type", "redis", "--client.insecure")
+    arguments = ("check-config", "-c", config, "--admin.enabled", "--client.insecure")
 
     status, output, errors = run(*arguments)
 
     assert (0, "the configuration is good: 1 namespaces\n") == (status, output)
-    assert "warning: --engine.type: not there yet, ignored" in errors
+    assert "warning: --admin.enabled: not there yet, ignored" in errors
     assert "warning: client.insecure is on" in errors
     status, output, errors = run(*arguments, "--strict")
     assert (1, "") == (status, output)
-    assert "error: --engine.type: not there yet, ignored" in errors
+    assert "error: --admin.enabled: not there yet, ignored" in errors
 
 
 @pytest.mark.parametrize(

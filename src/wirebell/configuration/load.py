@@ -9,12 +9,14 @@ from pathlib import Path
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from wirebell.configuration.brokers import choose_brokers, find_presence_ttl, list_unused
 from wirebell.configuration.channels import (
     create_channel_options,
     find_unsupported,
     is_unavailable,
 )
-from wirebell.configuration.keys import ACCEPTED, COUNT_MAX, KEYS, TREE, read_known
+from wirebell.configuration.key import COUNT_MAX
+from wirebell.configuration.keys import ACCEPTED, KEYS, TREE, read_known
 from wirebell.configuration.parts import (
     INTERNAL_KEYS,
     check_paths,
@@ -29,7 +31,6 @@ from wirebell.configuration.parts import (
 from wirebell.configuration.reading import Values
 from wirebell.configuration.result import ServeConfiguration
 from wirebell.configuration.sources import (
-    Entry,
     Namespace,
     Source,
     is_in_list,
@@ -94,6 +95,7 @@ def load(
     options = {item.name: _create_options(item, values) for item in (without, *namespaces)}
     without_namespace = options.pop("")
     settings = _create_settings(values)
+    chosen = choose_brokers(values)
     names = ChannelNames(**values.collect("names"))
     client = create_client(values)
     transports, api, endpoints = (
@@ -107,6 +109,8 @@ def load(
     has_own_keys = values.get("client.subscription_token.enabled")
     return ServeConfiguration(
         settings=settings,
+        broker=chosen.broker,
+        presence=chosen.presence,
         namespaces=options,
         without_namespace=without_namespace,
         names=names,
@@ -125,7 +129,7 @@ def load(
         endpoints=endpoints,
         server=create_server(values),
         warnings=tuple(
-            _list_warnings(prefix, [file, environment, flagged], [without, *namespaces], entries)
+            _list_warnings(prefix, [file, environment, flagged], [without, *namespaces], values)
         ),
     )
 
@@ -172,6 +176,9 @@ def _create_settings(values: Values) -> Settings:
         # What a client may send it may publish, and an endpoint may add as much.
         doubled = min(2 * fields["message_bytes_max"], COUNT_MAX)
         fields["publication_bytes_max"] = max(fields["publication_bytes_max"], doubled)
+    presence_ttl = find_presence_ttl(values)
+    if presence_ttl and not values.is_given("presence_ttl_seconds"):
+        fields["presence_ttl_seconds"] = values.get(presence_ttl)
     # The process ends within its time: the drain gets what closing and cancelling leave of it.
     spare = values.get("shutdown.timeout") - fields["close_timeout_seconds"] - 2.0
     fields["drain_window_seconds"] = min(fields["drain_window_seconds"], max(spare, 0.0))
@@ -191,6 +198,8 @@ def _describe(error: ValidationError, values: Values) -> Iterator[str]:
         for key in KEYS.values()
         if key.target.startswith("settings.")
     }
+    if not values.is_given("presence_ttl_seconds"):
+        paths["presence_ttl_seconds"] = find_presence_ttl(values) or "presence_ttl_seconds"
     for item in error.errors(include_url=False):
         if item["loc"]:
             origin = values.origin(paths[str(item["loc"][0])])
@@ -248,7 +257,7 @@ def _list_warnings(
     prefix: str,
     sources: list[Source],
     namespaces: list[Namespace],
-    entries: Mapping[str, Entry],
+    values: Values,
 ) -> Iterator[str]:
     """Name each key that has no effect, once."""
     for name in dict.fromkeys(name for source in sources for name in source.unknown):
@@ -257,12 +266,12 @@ def _list_warnings(
         else:
             yield f"{name}: unknown key, ignored{_guess(name)}"
     known = read_known()
-    for path, entry in entries.items():
+    for path, entry in values.entries.items():
         is_channel = path.startswith(f"{WITHOUT_NAMESPACE}.")
         if path in KEYS or path in ACCEPTED or is_channel:
             continue
         if path in INTERNAL_KEYS:
-            if has_internal_address(Values(entries)):
+            if has_internal_address(values):
                 yield f"{entry.origin}: not there yet; {INTERNAL}"
         elif not is_default(entry.value, known[path]):
             yield f"{entry.origin}: not there yet, ignored"
@@ -272,6 +281,7 @@ def _list_warnings(
         for origin in find_unsupported(item.entries):
             suffix = f"; {channels} answer error 108" if blocks else ""
             yield f"{origin}: not there yet, ignored{suffix}"
+    yield from list_unused(values)
 
 
 def _guess(name: str) -> str:

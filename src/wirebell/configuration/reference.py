@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from wirebell.configuration.broker_keys import BROKER_KEYS, REDIS_SECTIONS
+from wirebell.configuration.key import Key
 from wirebell.configuration.keys import (
     ACCEPTED,
     CHANNEL_KEYS,
@@ -21,7 +23,6 @@ from wirebell.configuration.keys import (
     OPERATOR_KEYS,
     SERVER_KEYS,
     TRANSPORT_KEYS,
-    Key,
     flatten,
     read_channel_tree,
     read_known,
@@ -42,6 +43,11 @@ OWNERS = {
     "names": "ChannelNames",
     "api": "APIOptions",
     "endpoints": "EndpointOptions",
+    "engine.redis": "RedisOptions",
+    "engine.sqlite": "SQLiteOptions",
+    "broker.sqlite": "SQLiteOptions",
+    "broker.nats": "NATSOptions",
+    "broker.postgres": "PostgreSQLOptions",
 }
 CHANNEL_OWNERS = {
     "": "ChannelOptions",
@@ -54,7 +60,10 @@ GROUPS = (
     ("Names of channels", NAME_KEYS),
     ("Transports", TRANSPORT_KEYS),
     ("Server API and operators", OPERATOR_KEYS),
+    ("Brokers", BROKER_KEYS),
 )
+# Sections with the keys of another one; they have no rows of their own.
+ALIKE = tuple(f"{owner}.redis." for owner in REDIS_SECTIONS[1:])
 
 
 def render() -> str:
@@ -69,8 +78,12 @@ def _render_lines() -> Iterator[str]:
         yield from (f"### {title}", "", *HEAD)
         for key in keys:
             grouped.add(key.path)
-            yield _render_row(key, read_known()[key.path])
+            if not key.path.startswith(ALIKE):
+                yield _render_row(key, read_known()[key.path])
         yield ""
+    yield "`broker.redis` and `presence_manager.redis` have the keys of `engine.redis`; "
+    yield "only `broker.redis` has no `presence_ttl`."
+    yield ""
     yield from ("### Options of channels", "")
     yield "In each item of `channel.namespaces`, beside `name`, and in `channel.without_namespace`."
     yield from ("", *HEAD)

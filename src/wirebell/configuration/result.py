@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from wirebell.broker_options import BrokerOptions
 from wirebell.model import ChannelOptions
 from wirebell.options import (
     APIOptions,
@@ -81,6 +82,8 @@ class ServeConfiguration(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         settings: Limits and intervals.
+        broker: What joins the nodes; ``None`` is what ``settings.broker_url`` says.
+        presence: Where presence is kept; ``None`` is with the broker.
         namespaces: Name → options of its channels.
         without_namespace: Options of channels without a namespace.
         names: How a channel's name is read.
@@ -97,6 +100,8 @@ class ServeConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     settings: Settings
+    broker: BrokerOptions | None = None
+    presence: BrokerOptions | None = None
     namespaces: Mapping[str, ChannelOptions] = {}
     without_namespace: ChannelOptions = ChannelOptions()
     names: ChannelNames = ChannelNames()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+import os
 
 import uvicorn
 
-from wirebell.brokers import create_broker
 from wirebell.demo.db import prepare
 from wirebell.demo.settings import DemoSettings, TaskboardLimits
 from wirebell.logs import log_config
@@ -18,14 +17,18 @@ from wirebell.server import (
     raise_file_limit,
     serve,
 )
+from wirebell.workers import try_broker
 
 __all__ = ("run",)
 
-logger = logging.getLogger(__name__)
+BROKER_URL = "WIREBELL_BROKER_URL"
 
 
 def run(host: str, port: int, workers: int) -> None:
     """Serve until a signal ends it.
+
+    Several workers share a database of SQLite in the data folder as their broker, unless
+    ``WIREBELL_BROKER_URL`` names another one.
 
     Args:
         host: Address to listen on.
@@ -34,12 +37,18 @@ def run(host: str, port: int, workers: int) -> None:
 
     Raises:
         OSError: The address cannot be had, or the data folder or the database not be reached.
-        ConfigError: ``broker_url`` names no broker.
+        ConfigError: ``broker_url`` names no broker, or one that so many workers cannot share.
+        BrokerUnavailable: The broker cannot be reached.
         pydantic.ValidationError: The environment holds a value out of its bounds.
     """
+    settings = DemoSettings()
+    if workers > 1 and not os.environ.get(BROKER_URL):
+        # Workers are processes of their own: they read the environment.
+        os.environ[BROKER_URL] = f"sqlite:///{settings.data_dir.absolute() / 'broker.db'}"
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     limits = TaskboardLimits()
     # A worker would find out too, and the parent start it again and again.
-    create_broker(limits)
+    try_broker(limits, workers=workers)
     config = uvicorn.Config(
         "wirebell.demo.app:create_app",
         factory=True,
@@ -56,7 +65,7 @@ def run(host: str, port: int, workers: int) -> None:
         # The parent kills a worker that does not answer; one that starts is busy importing.
         timeout_worker_healthcheck=int(ANSWER_SECONDS_MAX),
     )
-    prepare(DemoSettings())
+    prepare(settings)
     raise_file_limit(limits.connections_max, limits.descriptors_spare)
     listener = create_listener(
         host,
@@ -64,11 +73,5 @@ def run(host: str, port: int, workers: int) -> None:
         backlog=config.backlog,
         tcp_user_timeout_seconds=limits.tcp_user_timeout_seconds,
     )
-    if workers > 1:
-        logger.warning(
-            "broker memory:// stays inside each of the %d workers: a browser sees live what "
-            "happens on its own worker, and the rest when it loads the page",
-            workers,
-        )
     announce(listener, "Taskboard", "/realtime/health")
     serve(config, listener, descriptors_spare=limits.descriptors_spare)

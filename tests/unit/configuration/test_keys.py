@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from wirebell import options
+from wirebell import broker_options, options
+from wirebell.configuration.broker_keys import REDIS_SECTIONS
 from wirebell.configuration.keys import (
     ACCEPTED,
     CHANNEL_KEYS,
@@ -21,6 +22,11 @@ from wirebell.model import ChannelOptions, ChannelPermissions, History
 from wirebell.settings import Settings
 
 STRUCTS = {
+    **{f"{owner}.redis": broker_options.RedisOptions for owner in REDIS_SECTIONS},
+    "engine.sqlite": broker_options.SQLiteOptions,
+    "broker.sqlite": broker_options.SQLiteOptions,
+    "broker.nats": broker_options.NATSOptions,
+    "broker.postgres": broker_options.PostgreSQLOptions,
     "server": ServerOptions,
     "server.tls": TLSOptions,
     "client": options.ClientOptions,

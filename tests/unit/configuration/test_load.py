@@ -231,7 +231,7 @@ def test_each_key_without_effect_is_named_once(tmp_path: Path) -> None:
     tree = {
         "klient": {},
         "client": {"ping_intervall": "1s", "proxy": {"connect": {"enabled": True}}},
-        "engine": {"type": "redis"},
+        "engine": {"type": "redis", "redis": {"history_use_lists": True}},
         "channel": {
             "without_namespace": {"subscription_type": "shared_poll"},
             "namespaces": [
@@ -251,7 +251,7 @@ def test_each_key_without_effect_is_named_once(tmp_path: Path) -> None:
         "client.ping_intervall: unknown key, ignored; did you mean 'ping_interval'?",
         "WIREBELL_PROXIES_A_ENDPOINT: not there yet, ignored",
         "client.proxy.connect.enabled: not there yet, ignored",
-        "engine.type: not there yet, ignored",
+        "engine.redis.history_use_lists: not there yet, ignored",
         f"channel.without_namespace.subscription_type: {without}",
         f"channel.namespaces.poll.subscription_type: {blocked}",
         f"channel.namespaces.poll.map.mode: {blocked}",
