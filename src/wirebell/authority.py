@@ -130,6 +130,16 @@ class Authority:
         self.checked[channel] = options
         return options
 
+    def hears(self, pattern: str, channel: str) -> bool:
+        """Tell whether who may subscribe to a pattern may hear a channel that it matches.
+
+        Both are of one declaration; or of none, and one namespace covers both.
+        """
+        declared = self.registry.find_options(channel)
+        if self.registry.find_options(pattern) is not declared:
+            return False
+        return declared is not None or self.namespaces.covers(pattern, channel)
+
     def find_weaknesses(self) -> list[str]:
         """Say what is weak in the keys of tokens, a sentence each, for the log."""
         verifiers = (self.connection_tokens, self.subscription_tokens)

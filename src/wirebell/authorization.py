@@ -42,7 +42,7 @@ from wirebell.namespaces import (
     may_presence,
     may_publish,
 )
-from wirebell.orders import end_predecessors
+from wirebell.operations import end_predecessors
 from wirebell.protocol.messages import (
     ConnectRequest,
     PublishRequest,
@@ -282,6 +282,8 @@ class Authorizer:
         """Let somebody into a channel: by a token, a declaration's function, or its namespace."""
         authority = self.authority
         options = self.authority.options_for(channel)
+        wishes = (request.positioned, request.recoverable, request.recover, request.join_leave)
+        client.node.patterns.check(channel, *wishes)
         found = authority.registry.find(channel)
         if found is not None:
             declaration, parameters = found

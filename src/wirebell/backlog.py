@@ -79,11 +79,11 @@ class Backlog:
         return 1
 
 
-def _key(item: ChannelItem) -> tuple[str, str]:
+def _key(item: ChannelItem) -> tuple[str, ...]:
     """Name what an item is the newest state of: a publication's key, or a member's presence."""
     if isinstance(item, Membership):
         return ("membership", item.info.client_id)
-    return ("publication", item.key)
+    return ("publication", item.channel, item.key)
 
 
 def _size(item: ChannelItem) -> int:

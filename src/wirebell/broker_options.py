@@ -107,16 +107,20 @@ class NATSOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         urls: ``nats://[user:password@]host:port``, ``tls://…``; of one cluster.
+        credentials: The path of a file with a user's JWT and seed (``.creds``), or with a seed;
+            empty for none.
         prefix: Of all subjects, streams and buckets.
         connect_timeout_seconds: To connect, above 0.
         io_timeout_seconds: For an answer, above 0.
         tls: ``None`` speaks without, unless the URL says so.
-        allows_wildcards: Channels may be subscribed to by a pattern (``*``, ``>``).
+        allows_wildcards: Channels without history may be subscribed to by a pattern: ``*`` between
+            dots stands for one word, ``>`` at the end for one or more. The same on all nodes.
         replicas: Servers of a cluster that keep each stream, 1 to 5; 0 takes 3 in a cluster, and
             1 on a server alone.
     """
 
     urls: tuple[str, ...] = ("nats://127.0.0.1:4222",)
+    credentials: str = ""
     prefix: str = "wirebell"
     connect_timeout_seconds: float = 1.0
     io_timeout_seconds: float = 1.0

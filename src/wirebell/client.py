@@ -1,8 +1,8 @@
 """A client of the protocol on this node: what its commands do, and what the server does to it.
 
-Strategy: a receiver hands over one command at a time (`Client.handle`) and sends the reply; what
-must follow the reply (held publications, joins) is let go by `Client.settle` right after it. What
-a client may do is decided by its `Access`.
+Strategy: a receiver hands over one command at a time (`wirebell.client_commands`) and sends the
+reply; what must follow the reply (held publications, joins) is let go by `Client.settle` right
+after it. What a client may do is decided by its `Access`.
 
 It knows the protocol's messages and the node, and no transport.
 """
@@ -23,17 +23,13 @@ from wirebell.client_requests import (
     handle_history,
     handle_presence,
     handle_presence_stats,
-    handle_publish,
     handle_rpc,
     handle_send,
-    refuse,
 )
 from wirebell.connection import Connection, Subscription
 from wirebell.errors import (
     UNSUBSCRIBE_REASONS,
-    BrokerError,
     ClientDisconnected,
-    CommandError,
     ConnectionClosed,
     Disconnect,
     DisconnectCode,
@@ -54,10 +50,8 @@ from wirebell.protocol import messages
 from wirebell.protocol.codec import Codec
 from wirebell.protocol.encoding import ChannelEncoding, Delta
 from wirebell.protocol.messages import (
-    Command,
     ConnectRequest,
     ConnectResult,
-    Reply,
     SubscribeRequest,
     SubscribeResult,
 )
@@ -71,8 +65,6 @@ logger = logging.getLogger(__name__)
 
 # A year: what is announced of a longer life (transcript connect_token_exp_far).
 TTL_SECONDS_MAX = 31_536_000
-# Between two looks at whether a peer reads.
-LOOK_SECONDS = 0.05
 
 
 class Client:
@@ -171,81 +163,6 @@ class Client:
         """Tell whether it is subscribed to a channel."""
         return channel in self.connection.channels
 
-    # Commands
-
-    def handle(self, name: str, command: Command) -> Reply | Awaitable[Reply | None] | None:
-        """Do what a command asks for; what fails is a reply too.
-
-        Args:
-            name: Of the request, one of `wirebell.session.RULES`.
-            command: It.
-
-        Returns:
-            The reply, or ``None`` where none belongs; at once where nothing has to wait.
-
-        Raises:
-            ClientDisconnected: The connection is to be ended; also when awaited.
-        """
-        buckets = self.buckets
-        if buckets is not None and not buckets.take(name, time.monotonic()):
-            return self._limit(command.id)
-        if name == "publish" and command.publish is not None:
-            return handle_publish(self, command.id, command.publish)
-        node = self.node
-        if node.hub.reply_bytes(self.connection) > node.settings.send_queue_bytes_max:
-            return self._answer_later(name, command)
-        return self._answer(name, command)
-
-    async def _answer_later(self, name: str, command: Command) -> Reply | None:
-        """Do a command when the peer has taken the answers before: they must not pile up here.
-
-        After a whole interval of pings it is done all the same: the ring cuts who takes nothing.
-        """
-        connection, loop = self.connection, asyncio.get_running_loop()
-        last = loop.time() + self.node.settings.ping_interval_seconds
-        # The tick goes. Then it is asked: a carrier does not tell of a peer that is gone.
-        await asyncio.sleep(0)
-        while not (connection.is_writable or connection.is_closing or connection.is_closed):
-            if loop.time() >= last:
-                break
-            await asyncio.sleep(LOOK_SECONDS)
-        return await self._answer(name, command)
-
-    def _limit(self, command_id: int) -> Reply | None:
-        """Refuse a command that comes too soon; what has no answer ends the connection."""
-        if not command_id:
-            raise ClientDisconnected(create_disconnect(DisconnectCode.TOO_MANY_REQUESTS))
-        return refuse(command_id, ProtocolError(ErrorCode.TOO_MANY_REQUESTS))
-
-    async def _answer(self, name: str, command: Command) -> Reply | None:
-        """Run the handler of a command that may have to wait."""
-        try:
-            result = await HANDLERS[name](self, getattr(command, name))
-        except CommandError as error:
-            if name == "connect":
-                logger.info("a connection was refused: %d %s", error.code, error.message)
-            return refuse(command.id, error)
-        except ConnectionClosed:
-            return None
-        except ClientDisconnected:
-            raise
-        except Exception:  # noqa: BLE001 - it is logged there.
-            return self.fail(name, command.id)
-        if result is None or command.id == 0:
-            return None
-        answer: dict[str, Any] = {name: result}
-        return Reply(command.id, **answer)
-
-    def fail(self, name: str, command_id: int) -> Reply | None:
-        """Answer a command that broke on our side, in ``except``: the client may try again."""
-        error = sys.exception()
-        if isinstance(error, BrokerError):
-            # Everybody meets a broker that is away; one in a while is told.
-            self.node.note_failure(error)
-        else:
-            logger.exception("%s failed", name, extra={"client_id": self.client_id})
-        return refuse(command_id, ProtocolError(ErrorCode.INTERNAL))
-
     def settle(self) -> None:
         """Let live items follow, now that the reply has gone."""
         unreleased, self.unreleased = self.unreleased, {}
@@ -337,6 +254,7 @@ class Client:
             if not grant.channels <= ours:
                 raise ClientDisconnected(create_disconnect(DisconnectCode.INSUFFICIENT_STATE))
         self.token = grant.token or self.token
+        self._check_token()
         self.expire_at(grant.expires_at, self.node.settings.expired_close_delay_seconds)
         return messages.RefreshResult(grant.expires_at is not None, _ttl(grant.expires_at))
 

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Awaitable, Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from wirebell.errors import ClientDisconnected, CommandError, ErrorCode, ProtocolError
+from wirebell.errors import (
+    BrokerError,
+    ClientDisconnected,
+    CommandError,
+    ErrorCode,
+    ProtocolError,
+)
 from wirebell.model import Publication, Published
 from wirebell.protocol import messages
 from wirebell.protocol.messages import Reply
@@ -15,6 +25,8 @@ if TYPE_CHECKING:
     from wirebell.client import Client
 
 __all__ = (
+    "LateReply",
+    "fail",
     "handle_history",
     "handle_presence",
     "handle_presence_stats",
@@ -88,7 +100,7 @@ def handle_publish(
     """Publish what a client sent; its own copy comes before the reply.
 
     Returns:
-        As `wirebell.client.Client.handle`.
+        As `wirebell.client_commands.handle_command`.
     """
     try:
         checked = client.access.publish(client, request)
@@ -96,16 +108,55 @@ def handle_publish(
             published = client.node.begin_publish(request.channel, checked)
             if isinstance(published, Published):
                 return Reply(command_id, publish=_PUBLISHED)
+            if isinstance(published, asyncio.Future):
+                return LateReply(client, command_id, published)
             return _publish_slowly(client, command_id, request, checked, published)
     except CommandError as error:
         return refuse(command_id, error)
     except ClientDisconnected:
         raise
     except Exception:  # noqa: BLE001 - it is logged there.
-        return client.fail("publish", command_id)
+        return fail(client, "publish", command_id)
     if checked is None:
         return Reply(command_id, publish=_PUBLISHED)
     return _publish_slowly(client, command_id, request, checked, None)
+
+
+@dataclass(frozen=True, slots=True)
+class LateReply:
+    """The reply to a publication that the broker still has: to be awaited, or read afterwards.
+
+    Nearly all that waits for a broker is this, and a task for each would cost more than the rest.
+
+    Attributes:
+        client: Who published.
+        command_id: Of the command.
+        published: What becomes of it.
+    """
+
+    client: Client
+    command_id: int
+    published: asyncio.Future[Published]
+
+    def __await__(self) -> Generator[Any, None, Reply | None]:
+        """Wait for the broker, and read the reply."""
+        return self._wait().__await__()
+
+    async def _wait(self) -> Reply | None:
+        """Wait for the broker, and read the reply."""
+        with contextlib.suppress(Exception):
+            await self.published
+        return self.read()
+
+    def read(self) -> Reply | None:
+        """Read the reply; the broker has answered."""
+        try:
+            self.published.result()
+        except CommandError as error:
+            return refuse(self.command_id, error)
+        except Exception:  # noqa: BLE001 - it is logged there.
+            return fail(self.client, "publish", self.command_id)
+        return Reply(self.command_id, publish=_PUBLISHED)
 
 
 async def _publish_slowly(
@@ -128,7 +179,7 @@ async def _publish_slowly(
     except ClientDisconnected:
         raise
     except Exception:  # noqa: BLE001 - it is logged there.
-        return client.fail("publish", command_id)
+        return fail(client, "publish", command_id)
     return Reply(command_id, publish=_PUBLISHED)
 
 
@@ -139,6 +190,17 @@ def refuse(command_id: int, error: CommandError) -> Reply | None:
     return Reply(
         command_id, error=messages.Error(int(error.code), error.message, temporary=error.temporary)
     )
+
+
+def fail(client: Client, name: str, command_id: int) -> Reply | None:
+    """Answer a command that broke on our side, in ``except``: the client may try again."""
+    error = sys.exception()
+    if isinstance(error, BrokerError):
+        # Everybody meets a broker that is away; one in a while is told.
+        client.node.note_failure(error)
+    else:
+        logger.exception("%s failed", name, extra={"client_id": client.client_id})
+    return refuse(command_id, ProtocolError(ErrorCode.INTERNAL))
 
 
 _PUBLISHED = messages.PublishResult()

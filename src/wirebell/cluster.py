@@ -3,7 +3,7 @@
 Strategy: each node says hello to all at an interval, and answers the hello of one that has just
 come, so all know all within a moment. A question goes to one node or to all, and is over when
 everybody answered who was expected to, or when time is up; who did not answer is named. What is
-revoked is known to all: a hello has its fingerprint, and whoever has another asks for the rest.
+revoked is known to all: a hello has its fingerprint, and whoever has another asks for what differs.
 
 It knows the broker by its interface, and of users and channels nothing: methods are given to it.
 """
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from wirebell.chores import Chores
+from wirebell.background import Background
 from wirebell.control import (
     QUESTION_BYTES_MAX,
     Answer,
@@ -46,7 +46,7 @@ from wirebell.errors import (
 )
 from wirebell.interfaces import Broker
 from wirebell.members import Members
-from wirebell.revocations import Revocation, Revocations
+from wirebell.revocations import PLACES, Marks, Revocation, Revocations, Told
 from wirebell.settings import Settings
 
 __all__ = ("Cluster", "Handler", "Survey")
@@ -59,7 +59,7 @@ Handler = Callable[[bytes], Awaitable[bytes]]
 May raise `CommandError`, which the asker gets.
 """
 
-# An answer takes milliseconds; a node that is alone waits so long at its start, once.
+# An answer takes milliseconds; a node waits so long for all of them at its start, once.
 JOIN_SECONDS = 0.2
 # Questions of others that are answered at once, and our own that wait: more are refused.
 QUESTIONS_MAX = 1_000
@@ -103,7 +103,7 @@ class Cluster:
         settings: Intervals and time-outs.
         revocations: What is revoked.
         describe: Tells what this node has to do.
-        chores: Runs what nobody waits for.
+        background: Runs what nobody waits for.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Cluster:
         settings: Settings,
         revocations: Revocations,
         describe: Callable[[], NodeInfo],
-        chores: Chores,
+        background: Background,
         *,
         has_given_name: bool = False,
     ) -> None:
@@ -125,7 +125,7 @@ class Cluster:
         self.settings = settings
         self.revocations = revocations
         self.describe = describe
-        self.spawn, self.begin = chores.spawn, chores.begin
+        self.spawn, self.begin = background.spawn, background.begin
         self.is_shared: bool = getattr(broker, "is_shared", True)
         self.members = Members(
             node_id,
@@ -140,7 +140,7 @@ class Cluster:
         self.question_count = 0
         self.answering_count = 0
         self.timer: asyncio.TimerHandle | None = None
-        self.heard = asyncio.Event()
+        self.announced_at = 0.0
         self.asked_at: dict[str, float] = {}
         self.syncing: asyncio.Task[None] | None = None
         self.complained_at = float("-inf")
@@ -160,11 +160,7 @@ class Cluster:
             return
         self._plan()
         await self._say_hello(wants_answer=True)
-        try:
-            async with asyncio.timeout(min(JOIN_SECONDS, self.settings.survey_timeout_seconds)):
-                await self.heard.wait()
-        except TimeoutError:
-            return
+        await asyncio.sleep(JOIN_SECONDS)
         if self.syncing is not None:
             # It has a time-out of its own.
             await asyncio.wait((self.syncing,))
@@ -231,13 +227,18 @@ class Cluster:
         names = ", ".join(self.members.label(node_id) for node_id in node_ids)
         return NodesSilent(
             f"no answer within {self.settings.survey_timeout_seconds:g} s of: {names}; "
-            f"the other nodes have done it, and it may be done again"
+            f"whether it was done there is not known, and it may be done again"
         )
 
     async def _ask(
         self, method: str, body: bytes, awaited: set[str], node_id: str = ""
     ) -> Collection:
-        """Ask one node or all, and wait for those who are expected to answer."""
+        """Ask one node or all, and wait for those who are expected to answer.
+
+        Raises:
+            BrokerUnavailable: The broker does not take it in time.
+            LimitExceeded: As `ask`.
+        """
         if len(body) > QUESTION_BYTES_MAX:
             raise LimitExceeded(
                 f"an order to other nodes has at most {QUESTION_BYTES_MAX} bytes, got {len(body)}"
@@ -248,13 +249,19 @@ class Cluster:
         number = self.question_count
         collection, is_done = Collection(awaited), asyncio.Event()
         self.collections[number] = collection, is_done
-        question = encode_control(Question(self.node_id, number, method, body))
+        question, is_sent = encode_control(Question(self.node_id, number, method, body)), False
         try:
             async with asyncio.timeout(self.settings.survey_timeout_seconds):
                 await self.broker.publish_control(question, node_id)
+                is_sent = True
                 if awaited:
                     await is_done.wait()
-        except TimeoutError:
+        except TimeoutError as error:
+            if not is_sent:
+                seconds = self.settings.survey_timeout_seconds
+                raise BrokerUnavailable(
+                    f"the broker took no question to other nodes within {seconds:g} s"
+                ) from error
             for each in collection.waiting:
                 self.members.note_silence(each)
         finally:
@@ -310,7 +317,6 @@ class Cluster:
                 info.node_id,
             )
         self._sync(hello)
-        self.heard.set()
 
     def _lose(self, node_id: str) -> None:
         """Forget a node, and do not wait for it."""
@@ -372,14 +378,19 @@ class Cluster:
 
     def _plan(self) -> None:
         """Plan the next announcement."""
+        self.announced_at = self._now()
         self.timer = asyncio.get_running_loop().call_later(
             self.settings.node_announce_seconds, self._announce
         )
 
     def _announce(self) -> None:
         """Say hello again, and forget who said nothing."""
+        late_seconds = self._now() - self.announced_at - self.settings.node_announce_seconds
         self._plan()
-        if self.broker.is_connected:
+        if late_seconds >= self.settings.node_announce_seconds:
+            # It was this process that stood still: what others said meanwhile is still to be read.
+            self.members.forgive(self._now())
+        elif self.broker.is_connected:
             # While our own link is cut nobody could be heard.
             for member in self.members.forget(self._now()):
                 logger.warning(
@@ -411,9 +422,9 @@ class Cluster:
     # Revocations
 
     async def _tell_revocations(self, body: bytes) -> bytes:
-        """Tell another node all that is revoked."""
-        del body
-        return msgspec.msgpack.encode(list(self.revocations))
+        """Tell another node what is revoked as far as it does not know it."""
+        asked = msgspec.msgpack.decode(body, type=Marks)
+        return msgspec.msgpack.encode(self.revocations.tell(asked))
 
     def _sync(self, hello: Hello) -> None:
         """Ask a node for what it knows to be revoked, where that is not what is known here."""
@@ -427,12 +438,18 @@ class Cluster:
 
     async def _ask_revocations(self, node_id: str) -> None:
         """Learn what another node knows to be revoked."""
-        try:
-            body = await self.ask(node_id, SYNC_METHOD, b"")
-        except CommandError as error:
-            logger.warning("what is revoked is not known in full: %s", error)
-            return
-        self.revoke(msgspec.msgpack.decode(body, type=list[Revocation]))
+        start, marks = 0, tuple(self.revocations.marks)
+        while start < PLACES:
+            question = msgspec.msgpack.encode(Marks(marks, start))
+            try:
+                body = await self.ask(node_id, SYNC_METHOD, question)
+            except CommandError as error:
+                logger.warning("what is revoked is not known in full: %s", error)
+                return
+            told = msgspec.msgpack.decode(body, type=Told)
+            self.revoke(told.revocations)
+            # A node of another kind must not keep this one at it for ever.
+            start = max(told.end, start + 1)
 
     def revoke(self, revocations: Iterable[Revocation]) -> None:
         """Take what is revoked, and have connections ended that live by it."""

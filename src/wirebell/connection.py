@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from wirebell.errors import Disconnect
+from wirebell.errors import Disconnect, DisconnectCode
 from wirebell.interfaces import ClientControl, Encoding, Transport
 from wirebell.model import ClientInfo, Frames
 
-__all__ = ("Connection", "Subscription")
+__all__ = ("MOVED", "Connection", "Subscription")
+
+# What a node says that stops: come back, to another one.
+MOVED = frozenset({DisconnectCode.SHUTDOWN, DisconnectCode.SERVICE_RESTART})
 
 
 @dataclass(slots=True)
@@ -54,6 +57,8 @@ class Connection:
         channels: What it is subscribed to, oldest first → how.
         identified_at: When it was known who it is, seconds since 1970; 0 while it is not.
         control: What the server may do to it; ``None`` where the client speaks no protocol.
+        expected_until: Until when others see no leave of it, because it was sent to another node,
+            on the loop's clock; 0 for whoever was not.
         is_closing: True once our side decided to end it.
         is_closed: True once the node forgot it.
         write: Hands frames to the transport; false when the peer is over its limit.
@@ -66,6 +71,7 @@ class Connection:
         "conn_info",
         "control",
         "encoding",
+        "expected_until",
         "identified_at",
         "is_closed",
         "is_closing",
@@ -88,6 +94,7 @@ class Connection:
         self.encoding = encoding
         self.conn_info = b""
         self.identified_at = 0.0
+        self.expected_until = 0.0
         self.transport = transport
         self.control = control
         # The hub calls it for every delivery: one call less in between.

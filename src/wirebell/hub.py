@@ -116,7 +116,8 @@ class Hub:
     def know_top(self, channel: str, position: StreamPosition, newest: Publication | None) -> None:
         """Take a channel's newest position, and its publication, from history.
 
-        Deliveries of this node decide once there are any: history may be ahead of them.
+        Deliveries of this node decide once there are any: history may be ahead of them. Before,
+        the oldest answer counts, since answers may overtake each other.
 
         Args:
             channel: Where; without subscribers nothing is kept.
@@ -126,7 +127,8 @@ class Hub:
         if not self.has_subscribers(channel):
             # Whoever asked has left meanwhile.
             return
-        if channel not in self.tops:
+        known = self.tops.get(channel)
+        if known is None or (channel in self.unseen and position.precedes(known)):
             self.take_top(channel, position)
         if (
             newest is not None
@@ -239,15 +241,14 @@ class Hub:
             subscriber: Who is; not released yet.
             position: The newest publication that it gets from history.
         """
-        items = chain(self.catching_up[channel][subscriber].held, self.pending.get(channel, ()))
-        offset, epoch = position.offset, position.epoch
-        for item in items:
+        entry, offset = self.catching_up[channel][subscriber], position.offset
+        for item in chain(entry.held, self.pending.get(channel, ())):
             if not isinstance(item, Publication) or not item.offset:
                 continue
-            if item.epoch != epoch or item.offset > offset + 1:
+            if item.epoch != position.epoch or item.offset > offset + 1:
                 return True
             offset = max(offset, item.offset)
-        return False
+        return entry.is_torn
 
     # The tick
 

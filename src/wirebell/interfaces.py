@@ -3,7 +3,7 @@
 A broker moves publications between nodes and keeps history. A presence store keeps who is in a
 channel. A transport carries text messages to one peer; a receiver is told what the peer sends.
 The guarantees stand in the docstrings; `wirebell.testing` has one check for each of a broker's
-and of a presence store's.
+and of a presence store's, but for outages, which need a server that can be taken away.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class Broker(Protocol):
             offsets; without history, one publisher's arrive in the order of its calls.
         offsets: With history, offsets are 1, 2, 3 … without a hole within one epoch, and the
             position that ``publish`` returns is the publication's own.
-        epoch: It changes exactly when a stream was lost, and then offsets start at 1 again.
+        epoch: It changes exactly when a stream was lost, or lost its end (a server that came back
+            from an older copy), and then offsets start at 1 again.
         atomicity: A publication is in history before any node receives it, and a publish that
             raised `BrokerUnavailable` is in neither or in both.
         own publications: A node that subscribed receives what it published itself, once.
@@ -91,6 +92,10 @@ class Broker(Protocol):
             one, always a contiguous run that ends at the newest.
         one process: A broker that reaches no other node may say so by an attribute
             ``is_shared = False``; then none is looked for.
+        patterns: A broker that delivers by patterns of names says so by an attribute
+            ``has_patterns = True``. What is kept nowhere is then delivered once more for each
+            pattern that a node subscribed to and that matches its channel: under the pattern's
+            name, with ``Publication.channel``. Other methods raise `BadRequest` for a pattern.
     """
 
     @property

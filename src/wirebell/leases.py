@@ -2,12 +2,14 @@
 
 Strategy: what is written counts as there from its first ``await`` on, so whoever leaves meanwhile
 takes it back, also after a failure or a cancellation. Who leaves and comes back at once enters when
-its leave is done: otherwise that would take the new entry.
+its leave is done: otherwise that would take the new entry. Whom a node that stops sends to another
+one stays until it can be back there: nobody sees people leave who only change nodes.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any
 
@@ -26,8 +28,8 @@ LEASES_IN_A_TURN = 8
 class Leases:
     """Writes presence, and tells of joins and leaves. What is there stands in `Subscription`.
 
-    Mutable state: the leaves that run, one for a client and a channel, and whether leases are
-    being renewed.
+    Mutable state: the leaves that run, one for a client and a channel; those that are put off, and
+    the task that waits for them; whether leases are being renewed.
 
     Args:
         store: Who is in which channel.
@@ -48,6 +50,9 @@ class Leases:
         self.ttl_seconds = ttl_seconds
         self.spawn = spawn
         self.leaving: dict[tuple[str, str], asyncio.Task[None]] = {}
+        # When each may begin, on the loop's clock, and whose leave it is.
+        self.put_off: deque[tuple[float, ClientInfo, str, Subscription]] = deque()
+        self.handing_over: asyncio.Task[None] | None = None
         self.is_renewing = False
 
     async def enter(self, connection: Connection, channel: str, subscription: Subscription) -> None:
@@ -92,8 +97,23 @@ class Leases:
         if _find_present(connection, channel) is None:
             await self.store.remove(channel, info.client_id)
 
-    def begin_leave(self, info: ClientInfo, channel: str, subscription: Subscription) -> None:
-        """Have `leave` done; an `enter` of the same client waits for it."""
+    def begin_leave(
+        self, info: ClientInfo, channel: str, subscription: Subscription, until: float = 0.0
+    ) -> None:
+        """Have `leave` done; an `enter` of the same client waits for it.
+
+        Args:
+            info: Who leaves.
+            channel: Where.
+            subscription: How it was there.
+            until: Not before this, on the loop's clock. The entry stays as long as its lease lasts,
+                which is not renewed.
+        """
+        if until:
+            self.put_off.append((until, info, channel, subscription))
+            if self.handing_over is None or self.handing_over.done():
+                self.handing_over = self.spawn(self._hand_over())
+            return
         key = (info.client_id, channel)
         task = self.leaving[key] = self.spawn(self.leave(info, channel, subscription))
         task.add_done_callback(lambda _: self.leaving.pop(key, None))
@@ -110,6 +130,20 @@ class Leases:
         finally:
             if subscription.is_announced:
                 await self.broker.publish_membership(channel, Membership(info, joined=False))
+
+    async def _hand_over(self) -> None:
+        """Begin the leaves that were put off, each at its time, in the order they came in."""
+        loop = asyncio.get_running_loop()
+        while self.put_off:
+            until, info, channel, subscription = self.put_off[0]
+            await asyncio.sleep(max(until - loop.time(), 0))
+            self.put_off.popleft()
+            self.begin_leave(info, channel, subscription)
+
+    async def wait_handed_over(self) -> None:
+        """Wait until no leave is put off any more; they may still run."""
+        if self.handing_over is not None:
+            await asyncio.wait((self.handing_over,))
 
     async def renew(self, connections: Iterable[Connection]) -> None:
         """Renew leases, some at once; who left meanwhile is passed over.

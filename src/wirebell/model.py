@@ -89,6 +89,10 @@ class StreamPosition(msgspec.Struct, frozen=True, gc=False):
     offset: int = 0
     epoch: str = ""
 
+    def precedes(self, other: StreamPosition) -> bool:
+        """Tell whether it is an earlier place in the same stream."""
+        return self.epoch == other.epoch and self.offset < other.offset
+
 
 class ClientInfo(msgspec.Struct, frozen=True, gc=False):
     """Who is behind a connection, as other members of a channel see it.
@@ -148,6 +152,7 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
         exclude: A client id that does not get it live; empty for nobody.
         origin: Which row of an outbox it was, so that history tells whether that is published;
             empty for others. No client sees it.
+        channel: Where it was published, for those who subscribed to a pattern; empty for others.
     """
 
     data: bytes
@@ -161,6 +166,7 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
     version: int = 0
     exclude: str = ""
     origin: str = ""
+    channel: str = ""
 
 
 class PublishOptions(msgspec.Struct, frozen=True):

@@ -181,6 +181,18 @@ class Namespaces:
         users = channel.rpartition(self.user_boundary)[2]
         return tuple(users.split(self.user_separator)) if self.user_separator else (users,)
 
+    def covers(self, pattern: str, channel: str) -> bool:
+        """Tell whether who may subscribe to a pattern may hear a channel that it matches.
+
+        Both are in one namespace, and the channel's name asks for no more: it is not private unless
+        the pattern is, and lists no users.
+        """
+        return (
+            self.split(pattern)[0] == self.split(channel)[0]
+            and self.is_private(pattern) == self.is_private(channel)
+            and self.users_of(channel) is None
+        )
+
     def personal_channel(self, user_id: str, namespace: str = "") -> str:
         """Return the name of a user's own channel: ``#user``, or ``namespace:#user``.
 

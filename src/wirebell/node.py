@@ -17,11 +17,12 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from wirebell.admission import Admission, Refusal
-from wirebell.catching_up import CatchingUp, Subscribed
-from wirebell.chores import Chores
+from wirebell.background import Background
 from wirebell.cluster import Cluster
-from wirebell.connection import Connection, Subscription
+from wirebell.connection import MOVED, Connection, Subscription
 from wirebell.control import NodeInfo
 from wirebell.deadlines import Deadline
 from wirebell.describing import describe_node
@@ -35,7 +36,7 @@ from wirebell.errors import (
     NotRunning,
     create_disconnect,
 )
-from wirebell.following import Following
+from wirebell.flushing import Flushing
 from wirebell.hub import Hub
 from wirebell.interfaces import (
     Broker,
@@ -48,7 +49,6 @@ from wirebell.interfaces import (
 from wirebell.leases import Leases
 from wirebell.liveness import PingRing
 from wirebell.model import (
-    ChannelItem,
     ChannelOptions,
     ClientInfo,
     Frames,
@@ -58,10 +58,10 @@ from wirebell.model import (
     RecoveryMode,
     StreamPosition,
 )
-from wirebell.positions import Positions
+from wirebell.patterns import Patterns
 from wirebell.publishing import check_channel
 from wirebell.rates import CommandRates
-from wirebell.resuming import Resuming
+from wirebell.receiving import Receiving, Subscribed
 from wirebell.revocations import Revocations
 from wirebell.settings import Settings
 from wirebell.statistics import NodeStatistics
@@ -84,6 +84,7 @@ class Node:
         options_for: Gives the options of a channel by its name; must be quick and pure.
         name: As `wirebell.Realtime.info` shows it; empty is the machine's and the process' id.
         revocations: What is revoked; ``None`` begins with nothing.
+        hears: Tells whether a pattern may hear a channel; see `wirebell.patterns`.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Node:
         *,
         name: str = "",
         revocations: Revocations | None = None,
+        hears: Callable[[str, str], bool] = lambda _, __: True,
     ) -> None:
         self.node_id = str(uuid.uuid4())
         self.name = name or f"{platform.node()}_{os.getpid()}"
@@ -102,6 +104,7 @@ class Node:
         self.broker = broker
         self.presence_store = presence_store
         self.options_for = options_for
+        self.patterns = Patterns(hears, are_on=getattr(broker, "has_patterns", False))
         self.hub = Hub(
             held_items_max=settings.recovery_publications_max,
             backlog_bytes_max=settings.send_queue_bytes_max,
@@ -115,22 +118,24 @@ class Node:
         self.users: dict[str, dict[str, Connection]] = {}
         self.timers: Timers | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.chores = Chores(self._loop, self.statistics)
-        self.spawn, self.note_failure = self.chores.spawn, self.chores.note_failure
-        self.following = Following(self.hub, broker, self._loop)
+        self.background = Background(self._loop, self.statistics)
+        self.spawn, self.note_failure = self.background.spawn, self.background.note_failure
         self.leases = Leases(
-            presence_store, broker, settings.presence_ttl_seconds, self.chores.begin
+            presence_store, broker, settings.presence_ttl_seconds, self.background.begin
         )
-        self.positions = Positions(
-            self.hub, broker, options_for, self.note_failure, lambda name: self.resuming.look(name)
+        self.flushing = Flushing(self.hub, settings.tick_bytes_max, self._loop, self._close_slow)
+        self.receiving = Receiving(
+            self.hub,
+            broker,
+            options_for,
+            self.flushing.deliver,
+            self._tell_gap,
+            self.background,
+            settings.recovery_publications_max,
         )
-        most = settings.recovery_publications_max
-        self.resuming = Resuming(
-            self.hub, broker, options_for, self._deliver, self.positions.tell_gap, self.chores, most
-        )
-        # Looked at for every item: one attribute less.
-        self.held = self.resuming.held
-        self.catching_up = CatchingUp(self.hub, broker, self.resuming, most)
+        self.following = self.receiving.following
+        # Called for every item: one call less.
+        self.handle_item = self.patterns.guard(self.receiving.handle_item)
         known = revocations if revocations is not None else Revocations(settings.revocations_max)
         self.cluster = Cluster(
             self.node_id,
@@ -139,19 +144,19 @@ class Node:
             settings,
             known,
             self.describe,
-            self.chores,
+            self.background,
             has_given_name=bool(name),
         )
+        self.flushing.awaits_answers = self.cluster.is_shared
         self.upkeep = Upkeep(
             settings,
             self.connections,
             self.pings,
             self.leases,
-            self.positions,
+            self.receiving.positions,
             self.schedule,
-            self.chores,
+            self.background,
         )
-        self.is_flush_planned = False
 
     # Life
 
@@ -181,10 +186,9 @@ class Node:
             else:
                 self.close(connection, Disconnect(DisconnectCode.SERVICE_RESTART, "shutting down"))
             self.disconnect(connection)
-        self.resuming.close()
-        await self.chores.aclose(
-            self.following.changes.values(), timeout_seconds=self.settings.close_timeout_seconds
-        )
+        changes = self.receiving.close()
+        await self.leases.wait_handed_over()
+        await self.background.aclose(changes, timeout_seconds=self.settings.close_timeout_seconds)
         # Last, so that nobody hears of it before the leaves.
         await self.cluster.aclose()
         if self.timers is not None:
@@ -194,9 +198,10 @@ class Node:
         await self.presence_store.aclose()
 
     async def is_ready(self) -> bool:
-        """Tell whether the broker answers, and what other nodes publish arrives."""
+        """Tell whether broker and presence store answer, and what other nodes publish arrives."""
         try:
             await self.broker.check()
+            await self.presence_store.members("")  # it may be kept elsewhere; any channel will do
         except BrokerError:
             return False
         return True
@@ -251,10 +256,20 @@ class Node:
             return
         connection.is_closing = True
         self.statistics.disconnect_counts[disconnect.code] += 1
+        if disconnect.code in MOVED and self.cluster.members and self.loop is not None:
+            connection.expected_until = self.loop.time() + self.settings.handover_seconds
         waiting = self.hub.take(connection)
         if waiting is not None and disconnect.code != DisconnectCode.SLOW:
             connection.write(waiting)
         connection.close(disconnect, notice=notice)
+
+    def end(self, connection: Connection, disconnect: Disconnect) -> None:
+        """End a connection of either kind, and tell it why in its own words."""
+        if connection.control is not None:
+            connection.control.close(disconnect)
+        else:
+            error = {"error": {"code": disconnect.code, "message": disconnect.reason}}
+            self.close(connection, disconnect, notice=msgspec.json.encode(error).decode())
 
     def write(self, connection: Connection, frames: Frames, *, is_ahead: bool = False) -> None:
         """Send frames to one connection with the tick: in order with what its channels get.
@@ -267,8 +282,8 @@ class Node:
         if connection.is_closing or connection.is_closed:
             return
         self.hub.reply(connection, frames, is_ahead=is_ahead)
-        if not self.is_flush_planned:
-            self._plan_flush()
+        if not self.flushing.is_planned:
+            self.flushing.plan()
 
     def resume(self, connection: Connection) -> None:
         """Go on with a connection that reads again; see `wirebell.interfaces.Receiver`."""
@@ -327,7 +342,8 @@ class Node:
                 A positioned subscription always waits for `release`.
 
         Raises:
-            BadRequest: The name is out of bounds, or the connection is already subscribed.
+            BadRequest: The name is out of bounds, or a pattern where the channel keeps something;
+                or the connection is already subscribed.
             LimitExceeded: The connection has ``channels_per_connection_max`` channels.
             ProtocolError: ``UNRECOVERABLE_POSITION``, for ``must_recover``; nobody heard of it.
             ConnectionClosed: The connection ended meanwhile.
@@ -344,6 +360,8 @@ class Node:
         if subscription is None:
             has_history = options.history is not None
             subscription = Subscription(None, has_history, options.presence, options.join_leave)
+        kept = (options.history, options.presence, options.join_leave)
+        self.patterns.check(channel, *kept, subscription.has_presence, subscription.has_join_leave)
         # Thousands may be in one channel, and each came with a copy of its name.
         channel = sys.intern(channel)
         connection.channels[channel] = subscription
@@ -354,8 +372,8 @@ class Node:
                 await self.following.follow(channel)
             subscribed = Subscribed()
             if subscription.is_positioned:
-                subscribed = await self.catching_up.read(
-                    channel, options, since, mode, must_recover=must_recover
+                subscribed = await self.receiving.catching_up.read(
+                    connection, channel, options, since, mode, must_recover=must_recover
                 )
             if subscription.has_presence or subscription.has_join_leave:
                 await self.leases.enter(connection, channel, subscription)
@@ -380,13 +398,8 @@ class Node:
         """
         if connection.is_closed or channel not in connection.channels:
             return
-        control = connection.control
-        if (
-            control is not None
-            and position is not None
-            and self.hub.is_torn(channel, connection, position)
-        ):
-            control.handle_gap(channel)
+        if position is not None and self.hub.is_torn(channel, connection, position):
+            self._tell_gap(connection, channel)
             return
         held = self.hub.release(channel, connection, position)
         if held.messages:
@@ -402,7 +415,7 @@ class Node:
             return False
         if channel in self.hub.pending and not connection.is_closed:
             # What was published before is still its own.
-            self._flush()
+            self.flushing.flush()
         info = connection.info(channel)
         subscription = connection.channels.pop(channel, None)
         if subscription is None:  # That cut it: it left all its channels.
@@ -410,7 +423,7 @@ class Node:
         if self.hub.unsubscribe(channel, connection):
             self.spawn(self.following.follow(channel))
         if subscription.is_present or subscription.is_announced:
-            self.leases.begin_leave(info, channel, subscription)
+            self.leases.begin_leave(info, channel, subscription, connection.expected_until)
         return True
 
     async def publish(
@@ -462,6 +475,10 @@ class Node:
         except BrokerError:
             self.statistics.publish_error_count += 1
             raise
+        if isinstance(published, asyncio.Future):
+            # One call back costs less than a coroutine around it, and it goes to whoever waits.
+            published.add_done_callback(self._count_published)
+            return published
         if not isinstance(published, Published):
             return self._finish_publish(published)
         self.statistics.published_count += 1
@@ -487,32 +504,15 @@ class Node:
         """Read who is in a channel: client id → info.
 
         Raises:
-            BadRequest: The name is out of bounds, or the channel keeps no presence.
+            BadRequest: The name is out of bounds or a pattern, or the channel keeps no presence.
         """
         self.check_channel(channel)
+        self.patterns.check(channel, "presence")
         if not self.options_for(channel).presence:
             raise BadRequest(f"channel {channel!r} keeps no presence")
         return await self.presence_store.members(channel)
 
     # What the broker tells
-
-    def handle_item(self, channel: str, item: ChannelItem) -> None:
-        """Take what the broker delivers; the tick's end sends it."""
-        self.statistics.received_count += 1
-        if self.held and channel in self.held:
-            self.resuming.hold(channel, item)
-            return
-        if isinstance(item, Publication) and item.offset:
-            seen = self.hub.tops.get(channel)
-            gap = self.hub.find_gap(channel, item)
-            if gap is None:
-                return
-            if gap and seen is not None:
-                if item.epoch == seen.epoch:
-                    self.resuming.handle_gap(channel, seen, item)
-                    return
-                self.resuming.tell(channel)
-        self._deliver(channel, item)
 
     def handle_control(self, data: bytes) -> None:
         """Take what another node says; see `wirebell.interfaces.BrokerListener`."""
@@ -523,18 +523,9 @@ class Node:
         """Catch up after the link to the broker was cut, and say that this node is back."""
         if self.loop is None:
             return
-        self.resuming.sweep()
-        self.spawn(self.following.retry())
+        self.receiving.handle_reconnect()
         self.upkeep.renew_presence()
         self.cluster.handle_reconnect()
-
-    def _deliver(self, channel: str, item: ChannelItem) -> None:
-        """Have an item sent at the end of the tick."""
-        self.hub.enqueue(channel, item)
-        if self.hub.pending_bytes > self.settings.tick_bytes_max:
-            self._flush()
-        elif self.hub.pending and not self.is_flush_planned:
-            self._plan_flush()
 
     # Time
 
@@ -550,6 +541,15 @@ class Node:
             self.timers.cancel(deadline)
 
     # Inside
+
+    def _count_published(self, published: asyncio.Future[Published]) -> None:
+        """Count what became of a publication."""
+        if published.cancelled():
+            return
+        if published.exception() is None:
+            self.statistics.published_count += 1
+        elif isinstance(published.exception(), BrokerError):
+            self.statistics.publish_error_count += 1
 
     async def _finish_publish(self, published: Awaitable[Published]) -> Published:
         """Wait for the broker, and count what it took."""
@@ -573,17 +573,12 @@ class Node:
             raise NotRunning
         return self.loop
 
-    def _plan_flush(self) -> None:
-        """Have the tick end with this turn of the loop."""
-        self.is_flush_planned = True
-        self._loop().call_soon(self._flush)
-
-    def _flush(self) -> None:
-        """Send the tick, and cut who cannot keep up."""
-        self.is_flush_planned = False
-        for subscriber in self.hub.flush():
-            assert isinstance(subscriber, Connection)
-            self._close_slow(subscriber)
+    def _tell_gap(self, connection: Connection, channel: str) -> None:
+        """Have whoever counts on every publication of a channel read its state anew."""
+        if connection.control is not None:
+            connection.control.handle_gap(channel)
+        else:
+            self.end(connection, create_disconnect(DisconnectCode.INSUFFICIENT_STATE))
 
     def _close_slow(self, connection: Connection) -> None:
         """Cut a slow consumer; it recovers from the log."""

@@ -164,9 +164,12 @@ def check_size(what: str, text: str, most: int) -> None:
     """Refuse a text of more than ``most`` bytes in UTF-8.
 
     Raises:
-        BadRequest: It has more.
+        BadRequest: It has more, or is no text that UTF-8 can hold.
     """
-    size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise BadRequest(f"{what} is no text that UTF-8 can hold: {error}") from error
     if size > most:
         raise BadRequest(f"{what} has at most {most} bytes, got {size}")
 

@@ -10,27 +10,19 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 from fastapi import FastAPI
 from jwt import PyJWK
 from starlette.requests import HTTPConnection
-from starlette.websockets import WebSocket, WebSocketState
+from starlette.websockets import WebSocket
 
-from wirebell.admission import Limit
 from wirebell.authority import Authority
 from wirebell.authorization import Authorizer
 from wirebell.broker_options import BrokerOptions
 from wirebell.brokers import create_broker
-from wirebell.carriers import create_carrier, create_portable
 from wirebell.channels import (
     Channel,
     ChannelKeywords,
     ChannelRegistry,
     create_options,
 )
-from wirebell.errors import (
-    ConfigError,
-    Disconnect,
-    DisconnectCode,
-    NotRunning,
-    WirebellError,
-)
+from wirebell.errors import ConfigError, Disconnect, NotRunning
 from wirebell.hooks import HookDecorators, Hooks
 from wirebell.http_api import create_api_router
 from wirebell.jwks import KeySets
@@ -38,7 +30,7 @@ from wirebell.live import Live, OriginPolicy
 from wirebell.model import ChannelOptions, Identity, StreamPosition
 from wirebell.namespaces import Namespaces
 from wirebell.node import Node
-from wirebell.operations import Operations
+from wirebell.operations import Operations, answer_for
 from wirebell.options import (
     APIOptions,
     ChannelNames,
@@ -46,25 +38,15 @@ from wirebell.options import (
     EndpointOptions,
     TransportOptions,
 )
-from wirebell.orders import answer_for
 from wirebell.permissions import PermissionApp
+from wirebell.plain_sockets import PlainSockets
 from wirebell.portable import Writers
 from wirebell.publishing import PublishKeywords, compose, encode_payload, require
 from wirebell.revocations import Revocations
 from wirebell.routes import BrowserClient, LiveRoute, create_router
 from wirebell.settings import Settings
 from wirebell.tokens import KeyLocation, TokenKeys, TokenVerifier
-from wirebell.transports.asgi_websocket import ASGIWebSocket
-from wirebell.transports.engine_websocket import EngineWebSocket
-from wirebell.transports.plain import (
-    CloseHandler,
-    PlainOptions,
-    PlainReceiver,
-    SignIn,
-    TextHandler,
-    disconnect_for,
-    notice,
-)
+from wirebell.transports.plain import CloseHandler, PlainOptions, SignIn, TextHandler
 from wirebell.workers import check_workers
 
 if TYPE_CHECKING:
@@ -184,6 +166,9 @@ class Realtime(Operations, HookDecorators):
             lambda handshake: Authorizer(self.authority, handshake),
             self.writers,
         )
+        self.plain_sockets = PlainSockets(
+            lambda: self.running, self.settings, self.origins, self.writers
+        )
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -208,6 +193,7 @@ class Realtime(Operations, HookDecorators):
             presence_store,
             self.authority.known_options,
             name=self.name,
+            hears=self.authority.hears,
             revocations=self.authority.revocations,
         )
         answer_for(self, node)
@@ -416,7 +402,8 @@ class Realtime(Operations, HookDecorators):
         Publications of ``channels`` arrive as text, in the order of each channel. The socket is
         accepted here unless it was before; a peer accepted here gets everything that is
         published after it has seen the handshake's answer. A peer that reads too slowly is
-        closed with 3008 and nobody waits for it. Why a socket is closed is told in the
+        closed with 3008 and nobody waits for it; one that misses publications of a channel with
+        history, because the broker lost them, with 3010. Why a socket is closed is told in the
         close frame and, unless the peer reads nothing or the process stops, before that in a last
         text message ``{"error": {"code", "message"}}``.
 
@@ -453,17 +440,7 @@ class Realtime(Operations, HookDecorators):
             heartbeat=heartbeat,
             identity=Identity(user_id, expires_at),
         )
-        node = self.node()
-        if not await self._check_origin(websocket, subprotocol):
-            return
-        carrier = self._create_carrier(node, websocket, subprotocol)
-        receiver = PlainReceiver(node, carrier, options)
-        try:
-            await receiver.connect(_address(websocket))
-        except WirebellError as error:
-            await self._refuse(websocket, subprotocol, disconnect_for(error))
-            return
-        await carrier.run(receiver)
+        await self.plain_sockets.serve(self.node(), websocket, options, subprotocol)
 
     async def refuse(
         self, websocket: WebSocket, code: int, reason: str, *, subprotocol: str | None = None
@@ -482,65 +459,7 @@ class Realtime(Operations, HookDecorators):
         Raises:
             ValueError: ``reason`` is too long.
         """
-        disconnect = Disconnect(code, reason)
-        if await self._check_origin(websocket, subprotocol):
-            await self._refuse(websocket, subprotocol, disconnect)
-
-    def _create_carrier(
-        self, node: Node, websocket: WebSocket, subprotocol: str | None
-    ) -> ASGIWebSocket | EngineWebSocket:
-        """Create what carries an endpoint's socket."""
-        return create_carrier(
-            websocket.scope,
-            websocket.receive,
-            websocket.send,
-            self.settings,
-            node.pings,
-            self.writers,
-            is_accepted=websocket.application_state is WebSocketState.CONNECTED,
-            subprotocol=subprotocol,
-            raw_receive=websocket._receive,
-        )
-
-    def _create_portable(self, websocket: WebSocket, subprotocol: str | None) -> ASGIWebSocket:
-        """Create what refuses an endpoint's socket."""
-        return create_portable(
-            websocket.scope,
-            websocket.receive,
-            websocket.send,
-            self.settings,
-            self.writers,
-            is_accepted=websocket.application_state is WebSocketState.CONNECTED,
-            subprotocol=subprotocol,
-            raw_receive=websocket._receive,
-        )
-
-    async def _check_origin(self, websocket: WebSocket, subprotocol: str | None) -> bool:
-        """Refuse the page of a foreign Origin; true when the socket may go on."""
-        if "origin" not in websocket.headers:
-            return True
-        reason = self.origins.check(websocket.scope)
-        if reason is None:
-            return True
-        if self.running is not None:
-            self.running.statistics.refused_counts[Limit.ORIGIN] += 1
-        if websocket.application_state is WebSocketState.CONNECTED:
-            disconnect = Disconnect(
-                DisconnectCode.FORBIDDEN, reason.encode()[:123].decode(errors="ignore")
-            )
-            await self._refuse(websocket, subprotocol, disconnect)
-        else:
-            await self._create_portable(websocket, subprotocol).deny(403, reason)
-        return False
-
-    async def _refuse(
-        self, websocket: WebSocket, subprotocol: str | None, disconnect: Disconnect
-    ) -> None:
-        """Tell a plain socket why it cannot stay, and count it."""
-        if self.running is not None:
-            self.running.statistics.disconnect_counts[disconnect.code] += 1
-        carrier = self._create_portable(websocket, subprotocol)
-        await carrier.refuse(disconnect, notice=notice(disconnect))
+        await self.plain_sockets.refuse(websocket, Disconnect(code, reason), subprotocol)
 
     async def _identify(self, handshake: HTTPConnection) -> Identity:
         """Ask who connects.
@@ -583,8 +502,3 @@ def _create_namespaces(
         user_separator=names.user_separator,
         name_bytes_max=settings.channel_bytes_max,
     )
-
-
-def _address(websocket: WebSocket) -> str:
-    """Return the peer's address; empty over a Unix socket."""
-    return websocket.client.host if websocket.client is not None else ""

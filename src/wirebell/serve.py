@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from wirebell.auth import AllowedOrigins
@@ -156,12 +157,11 @@ def _add_endpoints(
         return Response(EMPTY_OBJECT, media_type="application/json")
 
     async def ready() -> Response:
-        """Tell whether this process takes connections."""
-        return Response(
-            EMPTY_OBJECT,
-            status_code=200 if await _is_ready(rt) else 503,
-            media_type="application/json",
-        )
+        """Tell whether this process takes connections, or why not."""
+        fault = await _find_fault(rt)
+        if fault:
+            return JSONResponse({"status": fault}, 503)
+        return Response(EMPTY_OBJECT, media_type="application/json")
 
     async def show_metrics() -> Response:
         """Tell Prometheus about all processes."""
@@ -186,9 +186,11 @@ def _add_endpoints(
             app.add_api_route(path, endpoint, methods=["GET", "HEAD"], include_in_schema=False)
 
 
-async def _is_ready(rt: Realtime) -> bool:
-    """Tell whether a process takes connections, and its broker answers."""
-    return PROCESS.is_accepting and await rt.node().is_ready()
+async def _find_fault(rt: Realtime) -> str:
+    """Say why a process should get no connections; empty when it should."""
+    if not PROCESS.is_accepting:
+        return "no connections are taken: out of file descriptors, or about to end"
+    return "" if await rt.node().is_ready() else "the broker does not answer"
 
 
 def run(configuration: ServeConfiguration) -> None:

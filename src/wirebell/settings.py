@@ -185,6 +185,11 @@ class Settings(BaseSettings):
     """Time over which a process that stops closes its connections, so that clients come back
     spread over it too. Fewer than 100 a second are never spread thinner than that."""
 
+    handover_seconds: float = Field(default=3.0, ge=0)
+    """Time for a client to come back to another node before anybody sees that it left the one that
+    stops, which ends so much later; 0 tells each leave at once. Clients try again after 0.5 to 1 s,
+    and once more 0.5 to 1.5 s later. Nothing is waited for where no other node lives."""
+
     tcp_user_timeout_seconds: float = Field(default=20.0, gt=0)
     """Time that sent bytes may stay unacknowledged before the kernel drops the link: what frees
     a peer that stopped reading and whose close frame cannot leave."""

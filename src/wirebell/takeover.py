@@ -33,7 +33,7 @@ PING_FRAME = encode_frame(Opcode.PING, b"")
 class Host(Protocol):
     """The server of a socket, as far as one that was taken over needs it."""
 
-    tasks: set[asyncio.Task[None]]
+    tasks: set[asyncio.Future[None]]
     """What the server waits for when it stops."""
     connections: set[Any]
     """Whose ``shutdown`` the server calls when it stops."""

@@ -49,11 +49,13 @@ class CatchUp:
         encoding: How its items are written.
         held: What arrived meanwhile, oldest first.
         position: The newest publication it got from history; ``None`` while it has not read yet.
+        is_torn: A gap was told while it had not: perhaps its history ends before that.
     """
 
     encoding: Encoding
     held: list[ChannelItem] = field(default_factory=list)
     position: StreamPosition | None = None
+    is_torn: bool = False
 
     def is_new(self, item: ChannelItem) -> bool:
         """Tell whether history has not delivered this item yet."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from wirebell.chores import Chores
+from wirebell.background import Background
 from wirebell.connection import Connection
 from wirebell.deadlines import Deadline
 from wirebell.errors import BrokerError
 from wirebell.leases import Leases
 from wirebell.liveness import PingRing
-from wirebell.positions import Positions
+from wirebell.receiving.positions import Positions
 from wirebell.settings import Settings
 
 __all__ = ("Upkeep",)
@@ -30,7 +30,7 @@ class Upkeep:
         leases: Renews presence.
         positions: Compares positions.
         schedule: Has something called after so many seconds.
-        chores: Runs what nobody waits for.
+        background: Runs what nobody waits for.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Upkeep:
         leases: Leases,
         positions: Positions,
         schedule: Callable[[float, Callable[[], None]], Deadline],
-        chores: Chores,
+        background: Background,
     ) -> None:
         self.settings = settings
         self.connections = connections
@@ -49,7 +49,7 @@ class Upkeep:
         self.leases = leases
         self.positions = positions
         self.schedule = schedule
-        self.chores = chores
+        self.background = background
 
     def start(self) -> None:
         """Plan all of it."""
@@ -61,14 +61,14 @@ class Upkeep:
     def renew_presence(self) -> None:
         """Renew the leases of everybody who is connected here, unless that still runs."""
         if not self.leases.is_renewing:
-            self.chores.spawn(self._renew_presence())
+            self.background.spawn(self._renew_presence())
 
     async def _renew_presence(self) -> None:
         """Renew leases; when the store does not answer they are renewed again soon."""
         try:
             await self.leases.renew(list(self.connections.values()))
         except BrokerError as error:
-            self.chores.note_failure(error)
+            self.background.note_failure(error)
             delay = min(PRESENCE_RETRY_SECONDS, self.settings.presence_refresh_seconds)
             self.schedule(delay, self.renew_presence)
 
@@ -81,7 +81,7 @@ class Upkeep:
         """Look for what the broker lost on its way here, unless the last look still runs."""
         self.schedule(self.settings.channel_position_check_seconds, self._check_positions)
         if not self.positions.is_checking:
-            self.chores.spawn(self.positions.check())
+            self.background.spawn(self.positions.check())
 
     def _ping(self) -> None:
         """Ping those whose turn it is."""

@@ -1,8 +1,9 @@
 """Whether this process is one of several workers that a server started.
 
-No server tells its workers how many they are. Uvicorn's and FastAPI's come by
-``multiprocessing.spawn``, which gives them the parent's command line; Gunicorn's are forks of a
-process with that command line. Both read ``WEB_CONCURRENCY`` where the command line says nothing.
+No server tells its workers how many they are. Uvicorn's, FastAPI's and Hypercorn's come by
+``multiprocessing``, which gives them the server's configuration. Granian's have the parent's
+command line, and Gunicorn's are forks of a process with that command line; where it says nothing,
+variables of the environment do. What stands in a configuration file of Gunicorn is not seen.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from wirebell.interfaces import Broker, PresenceStore
 from wirebell.model import ChannelItem
 from wirebell.settings import Settings
 
-__all__ = ("check_workers", "count_workers", "try_broker")
+__all__ = ("check_workers", "count_workers", "read_arguments", "try_broker")
 
-ENVIRONMENT = "WEB_CONCURRENCY"
+ENVIRONMENT = ("GRANIAN_WORKERS", "WEB_CONCURRENCY")
 
 
 def check_workers(broker: Broker, count: int | None = None) -> None:
@@ -40,15 +41,18 @@ def check_workers(broker: Broker, count: int | None = None) -> None:
     if not isinstance(broker, MemoryBroker) or broker.allows_workers:
         return
     if count is None:
+        count = read_arguments(getattr(multiprocessing.current_process(), "_kwargs", {}))
+    if count is None:
         is_child = multiprocessing.parent_process() is not None
         count = count_workers(sys.argv, os.environ, is_child=is_child)
     if count > 1:
         raise ConfigError(
             f"broker_url is 'memory://', which stays inside one process, and there are {count} "
             f"workers: a publication would reach only the clients of the worker that took "
-            f"it. Set WIREBELL_BROKER_URL to sqlite:///path (this machine), redis://, nats:// or "
-            f"postgresql://, run one worker, or set WIREBELL_MEMORY_ALLOWS_WORKERS=1 if you know "
-            f"that nobody has to hear of another worker's publications"
+            f"it. Set WIREBELL_BROKER_URL=sqlite:///wirebell.db (all workers on this machine, no "
+            f"server), or to redis://, nats:// or postgresql://; or run one worker; or set "
+            f"WIREBELL_MEMORY_ALLOWS_WORKERS=1 if nobody has to hear of another worker's "
+            f"publications"
         )
 
 
@@ -99,6 +103,21 @@ class _Nobody:
         """Take nothing."""
 
 
+def read_arguments(arguments: Mapping[str, object]) -> int | None:
+    """Say how many workers a server started, if it gave its configuration to this one.
+
+    Args:
+        arguments: With which ``multiprocessing`` started this process. There is no public way to
+            them, and none but this one when ``uvicorn.run(workers=4)`` stands in a program.
+    """
+    config = arguments.get("config")
+    count = getattr(config, "workers", None)
+    if not isinstance(count, int):
+        return None
+    # Uvicorn then starts one worker, whatever it was told.
+    return 1 if getattr(config, "should_reload", False) else count
+
+
 def count_workers(argv: Sequence[str], environ: Mapping[str, str], *, is_child: bool) -> int:
     """Say how many workers a server was told to start, as far as that can be seen; else 1.
 
@@ -107,17 +126,17 @@ def count_workers(argv: Sequence[str], environ: Mapping[str, str], *, is_child: 
         environ: Environment variables.
         is_child: This process was started by ``multiprocessing``.
     """
-    program = PurePath(argv[0]).name if argv else ""
+    path = PurePath(argv[0] if argv else "")
+    program = path.parent.name if path.name == "__main__.py" else path.name
     is_gunicorn = program.startswith("gunicorn")
     if not is_child and not is_gunicorn:
         # Whoever was started with several workers is not here, but one of these.
         return 1
-    if "--reload" in argv and not is_gunicorn:
-        # Uvicorn then starts one worker, whatever it was told.
-        return 1
     words = [*argv, *environ.get("GUNICORN_CMD_ARGS", "").split()] if is_gunicorn else argv
     told = _find_option(words, "-w" if is_gunicorn else "")
-    return _to_count(environ.get(ENVIRONMENT, "") if told is None else told)
+    if told is None:
+        told = next((environ[name] for name in ENVIRONMENT if name in environ), "")
+    return _to_count(told)
 
 
 def _find_option(words: Sequence[str], short: str) -> str | None:

@@ -67,9 +67,10 @@ def postgresql_server() -> Iterator[Create]:
 
 @contextmanager
 def nats_single() -> Iterator[Create]:
-    """One server of NATS."""
+    """One server of NATS, with patterns: no guarantee of channels depends on them."""
     with nats.single() as server:
-        yield lambda: create_broker(Settings(broker_url=server.url))
+        url = f"{server.url}?allow_wildcards=true"
+        yield lambda: create_broker(Settings(broker_url=url))
 
 
 @contextmanager

@@ -86,7 +86,7 @@ def test_every_setting_is_on_the_page() -> None:
 
     for name, field in Settings.model_fields.items():
         default = field.default
-        shown = f"{default:g}" if isinstance(default, float) else str(default)
+        shown = f"{default:.15g}" if isinstance(default, float) else str(default)
         if not default and not isinstance(default, int):
             shown = ""
         row = f"| `WIREBELL_{name.upper()}` | {shown.replace('()', '')}".rstrip()

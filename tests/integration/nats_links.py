@@ -77,12 +77,17 @@ class LossyLink:
     Attributes:
         lost_answers: So many answers more are lost, each with its connection.
         refuses: Close whatever comes.
+        is_open: Subscriptions pass; else they wait, and everything behind them.
+        has_held: One waits.
     """
 
     def __init__(self, port: int) -> None:
         self.target = port
         self.lost_answers = 0
         self.refuses = False
+        self.is_open = asyncio.Event()
+        self.is_open.set()
+        self.has_held = asyncio.Event()
         self.server: asyncio.Server | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.writers: set[asyncio.StreamWriter] = set()
@@ -145,6 +150,9 @@ class LossyLink:
                 if b"PUB wirebell." in data and self.lost_answers:
                     self.lost_answers -= 1
                     is_losing.set()
+                if b"SUB wirebell.c." in data and not self.is_open.is_set():
+                    self.has_held.set()
+                    await self.is_open.wait()
                 there[1].write(data)
 
         async def answer() -> None:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
+from wirebell.backoff import Backoff
 from wirebell.brokers.postgresql import PostgreSQLBroker, PostgreSQLPresenceStore, read_url
 from wirebell.model import ChannelOptions, History, Publication, PublishOptions
 from wirebell.testing import RecordingListener
@@ -17,7 +18,19 @@ if TYPE_CHECKING:
 
     from wirebell.model import Published
 
-__all__ = ("KEPT", "LossyLink", "Running", "broker_at", "publish", "store_at")
+__all__ = (
+    "KEPT",
+    "PASSWORD",
+    "LossyLink",
+    "Running",
+    "broker_at",
+    "publish",
+    "refusal_of",
+    "store_at",
+)
+
+PASSWORD = "s3cret-word"
+"""That no message may show."""
 
 KEPT = ChannelOptions(history=History(size=10, ttl_seconds=60))
 
@@ -54,6 +67,8 @@ async def publish(
 async def broker_at(url: str, node_id: str = "") -> AsyncIterator[Running]:
     """Run a broker until the block ends."""
     running = Running(PostgreSQLBroker(read_url(url)))
+    # Whoever waits for it to come back waits less.
+    running.broker.reader.backoff = Backoff(0.05, 0.2)
     await running.broker.start(running.listener, node_id)
     try:
         yield running
@@ -70,6 +85,20 @@ async def store_at(url: str) -> AsyncIterator[PostgreSQLPresenceStore]:
         yield store
     finally:
         await store.aclose()
+
+
+async def refusal_of(url: str) -> BaseException:
+    """Start a broker and a store, and return what they raise; neither shows the password."""
+    broker, store = PostgreSQLBroker(read_url(url)), PostgreSQLPresenceStore(read_url(url))
+    one, other = await asyncio.gather(
+        broker.start(RecordingListener()), store.start(), return_exceptions=True
+    )
+    await broker.aclose()
+    await store.aclose()
+    assert one is not None
+    assert type(one) is type(other)
+    assert PASSWORD not in f"{one}{other}"
+    return one
 
 
 class LossyLink:

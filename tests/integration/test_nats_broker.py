@@ -13,7 +13,7 @@ import pytest
 
 from tests.integration.nats_links import KEPT, LossyLink, Running, broker_at, publish, store_at
 from tests.services import nats
-from wirebell.errors import BrokerClosed, BrokerUnavailable
+from wirebell.errors import BrokerUnavailable
 from wirebell.model import (
     ChannelOptions,
     ClientInfo,
@@ -169,6 +169,25 @@ async def test_subscribing_while_the_link_is_cut(server: nats.NATSServer) -> Non
         await running.listener.wait_count("late", 1)
 
 
+async def test_unsubscribing_while_the_link_comes_back(server: nats.NATSServer) -> None:
+    """What is let go while everything is subscribed to again, and then wanted, arrives once."""
+    async with LossyLink(server.port) as link, broker_at(link.url) as running:
+        await running.broker.subscribe("again")
+        link.is_open.clear()
+        link.cut()
+        async with asyncio.timeout(10):
+            await link.has_held.wait()
+        await running.broker.unsubscribe("again")
+        link.is_open.set()
+        await running.listener.wait_reconnect()
+        await running.broker.subscribe("again")
+        await publish(running, "again", b"1", UNKEPT)
+        await publish(running, "again", b"2", UNKEPT)
+        await running.listener.wait_count("again", 2)
+
+        assert [b"1", b"2"] == running.arrived("again")
+
+
 async def test_subscribing_is_bounded(server: nats.NATSServer) -> None:
     """Who subscribes while the server stays away is told so in time, and it is not subscribed."""
     async with (
@@ -211,6 +230,24 @@ async def test_paused_server() -> None:
             # It raised, so it is in both or in neither, and never comes late.
             assert kept in ([b"1", b"2"], [b"1", b"given up", b"2"])
             assert kept == running.arrived("paused")
+
+
+async def test_waiting_behind_a_call_that_is_not_answered() -> None:
+    """Who publishes while another call waits for the server has the same bound, not twice."""
+    with nats.single() as server:
+        async with broker_at(f"{server.url}?io_timeout=1") as running:
+            await publish(running, "paused", b"1")
+            server.pause()
+            first = asyncio.ensure_future(publish(running, "paused", b"2"))
+            await asyncio.sleep(0.1)  # it is on its way, and the next one waits behind it
+            started = time.monotonic()
+            with pytest.raises(BrokerUnavailable):
+                await publish(running, "paused", b"3")
+            took = time.monotonic() - started
+            server.resume()
+            await asyncio.gather(first, return_exceptions=True)
+
+    assert took < 1.5
 
 
 async def test_silent_server_is_left() -> None:
@@ -332,6 +369,21 @@ async def test_message_that_is_too_large(server: nats.NATSServer) -> None:
             assert isinstance(result, BrokerUnavailable)
             assert "raise max_payload" in str(result)
         assert not any(isinstance(result, Exception) for result in results[2:]), results
+
+
+async def test_many_messages_that_are_too_large() -> None:
+    """Each of a thousand in one channel is refused alone; what comes behind them is not."""
+    with nats.single(config="max_payload: 4096") as server:
+        async with broker_at(server.url) as running:
+            *refused, last = await asyncio.gather(
+                *(publish(running, "large", bytes(5000)) for _ in range(999)),
+                publish(running, "large", b"1"),
+                return_exceptions=True,
+            )
+
+            assert {BrokerUnavailable} == {type(result) for result in refused}
+            assert all("raise max_payload" in str(result) for result in refused)
+            assert not isinstance(last, BaseException)
 
 
 async def test_control_has_a_bound(server: nats.NATSServer) -> None:
@@ -496,53 +548,6 @@ async def test_prefixes_do_not_hear_each_other(server: nats.NATSServer) -> None:
         assert [b"other"] == await other.payloads("prefix")
         assert ([b"one"], [b"other"]) == (one.arrived("prefix"), other.arrived("prefix"))
         assert [] == other.listener.controls
-
-
-async def test_presence_ends_by_itself(server: nats.NATSServer) -> None:
-    """Leases end by the server's clock; those of a crowd that died are swept by who reads."""
-    async with store_at(server.url) as store:
-        await asyncio.gather(
-            *(store.add("crowd", ClientInfo(str(number)), ttl_seconds=0.3) for number in range(500))
-        )
-        await store.add("crowd", ClientInfo("last"), ttl_seconds=60)
-        there = await store.members("crowd")
-        await asyncio.sleep(0.35)
-
-        assert 501 == len(there)
-        assert {"last"} == set(await store.members("crowd"))
-
-
-async def test_presence_of_one_turn(server: nats.NATSServer) -> None:
-    """Calls for one entry take effect in their order."""
-    async with store_at(server.url) as store:
-        ann = ClientInfo("1", "ann")
-        await asyncio.gather(
-            store.add("turn", ann, ttl_seconds=60),
-            store.remove("turn", "1"),
-            store.add("turn", ClientInfo("2"), ttl_seconds=60),
-        )
-        left = set(await store.members("turn"))
-        await asyncio.gather(store.remove("turn", "1"), store.add("turn", ann, ttl_seconds=60))
-
-        assert {"2"} == left
-        assert {"1", "2"} == set(await store.members("turn"))
-
-
-async def test_presence_store_that_is_away() -> None:
-    """A store says that it is away, that it is closed, and when it is back, with its entries."""
-    with nats.single() as server:
-        async with store_at(f"{server.url}?io_timeout=0.5") as store:
-            await store.add("x", ClientInfo("1"), ttl_seconds=60)
-            server.kill()
-            with pytest.raises(BrokerUnavailable, match="away"):
-                await store.members("x")
-            server.start()
-            async with asyncio.timeout(10):
-                while not store.link.is_connected:  # noqa: ASYNC110 - nobody tells
-                    await asyncio.sleep(0.01)
-            assert {"1"} == set(await store.members("x"))
-    with pytest.raises(BrokerClosed):
-        await store.members("x")
 
 
 async def test_closing_carries_what_was_published(server: nats.NATSServer) -> None:

@@ -35,7 +35,7 @@ from tests.integration.outbox_process import (
     transact,
 )
 from tests.services.postgresql import HOST, USER, PostgreSQLServer, server
-from wirebell import Realtime, Settings
+from wirebell import ConfigError, Realtime, Settings
 from wirebell.brokers.memory import MemoryBroker, MemoryPresenceStore
 from wirebell.model import ChannelOptions
 from wirebell.node import Node
@@ -147,6 +147,16 @@ async def test_migrations_find_nothing_to_do(url: str) -> None:
         )
 
     assert [] == found
+
+
+async def test_publishing_without_tables(url: str) -> None:
+    """A process that relays nothing learns at the call that migrations are missing."""
+    engine = create_async_engine(url)
+    rt = create_app(Outbox(engine))
+    async with AsyncSession(engine) as session:
+        with pytest.raises(ConfigError, match=r"no table wirebell_outbox: .*migrations"):
+            await rt.publish("log:1", "x", outbox=session)
+    await engine.dispose()
 
 
 async def test_sent_if_and_only_if_the_transaction_commits(url: str) -> None:
@@ -377,18 +387,17 @@ async def test_killed_again_and_again(url: str, broker_url: str) -> None:
     """Three processes write and relay, and are killed: nothing is lost, twice, or out of order."""
     draw = random.Random(7)  # noqa: S311 - no secret
     async with prepared(url) as engine:
-        for _ in range(2):
-            with (
-                process("write", url, broker_url) as one,
-                process("write", url, broker_url) as two,
-                process("relay", url, broker_url) as three,
-            ):
-                for child in (one, two, three):
-                    await wait_ready(child)
-                # The last one alive writes, so that there is something to wait for.
-                for child in (*draw.sample([one, three], 2), two):
-                    await wait_committed(engine, draw.randint(10, 40))
-                    child.send_signal(signal.SIGKILL)
+        with (
+            process("write", url, broker_url) as one,
+            process("write", url, broker_url) as two,
+            process("relay", url, broker_url) as three,
+        ):
+            for child in (one, two, three):
+                await wait_ready(child)
+            # The last one alive writes, so that there is something to wait for.
+            for child in (*draw.sample([one, three], 2), two):
+                await wait_committed(engine, draw.randint(20, 60))
+                child.send_signal(signal.SIGKILL)
         async with running(engine) as rt:
             await wait_empty(engine)
             logs = [await read(rt, channel) for channel in CHANNELS]
@@ -400,8 +409,9 @@ async def test_killed_again_and_again(url: str, broker_url: str) -> None:
     assert 60 <= sum(map(len, logs))
 
 
-async def test_a_relay_that_stood_still(url: str, broker_url: str) -> None:
+async def test_a_relay_that_stood_still(postgresql_url: str, broker_url: str) -> None:
     """Another takes over when the lease ends; the first one, awake again, publishes nothing."""
+    url = postgresql_url
     async with prepared(url) as engine:
         rt = create_app(Outbox(engine))
         await publish_numbers(rt, engine, range(20))
@@ -439,26 +449,26 @@ async def wait_stopped(child: subprocess.Popen[str]) -> None:
         await asyncio.sleep(0.01)
 
 
-async def test_a_database_that_is_away() -> None:
+async def test_a_database_that_is_away(
+    shared_server: PostgreSQLServer, postgresql_url: str
+) -> None:
     """An application starts without its database, and relays when it is there, each time."""
-    with server() as own:
-        url = own.url.replace("postgresql", "postgresql+asyncpg")
-        async with prepared(url) as engine:
-            rt = create_app(Outbox(engine))
-            await publish_numbers(rt, engine, range(3))
-            own.stop()
-            async with rt.lifespan(FastAPI()):
-                statistics = rt.node().statistics.outbox
-                assert statistics is not None
-                await wait_failures(statistics, 2)
-                own.start()
-                await wait_log(rt, "log:1", 3)
-                own.stop()
-                await wait_failures(statistics, statistics.failure_count + 2)
-                own.start()
-                await engine.dispose()
-                await publish_numbers(rt, engine, range(3, 5))
-                found = await wait_log(rt, "log:1", 5)
+    async with prepared(postgresql_url) as engine:
+        rt = create_app(Outbox(engine))
+        await publish_numbers(rt, engine, range(3))
+        shared_server.stop()
+        async with rt.lifespan(FastAPI()):
+            statistics = rt.node().statistics.outbox
+            assert statistics is not None
+            await wait_failures(statistics, 2)
+            shared_server.start()
+            await wait_log(rt, "log:1", 3)
+            shared_server.stop()
+            await wait_failures(statistics, statistics.failure_count + 2)
+            shared_server.start()
+            await engine.dispose()
+            await publish_numbers(rt, engine, range(3, 5))
+            found = await wait_log(rt, "log:1", 5)
 
     assert [f"{number}" for number in range(5)] == found
 

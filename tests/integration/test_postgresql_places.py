@@ -7,15 +7,19 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from typing import TYPE_CHECKING
 
+import asyncpg
 import msgspec
 import pytest
 
 from tests.integration.postgresql_links import (
     KEPT,
+    PASSWORD,
     broker_at,
     publish,
+    refusal_of,
     store_at,
 )
 from tests.servers import free_port
@@ -23,9 +27,9 @@ from tests.services import postgresql, redis
 from wirebell.broker_options import BrokerTLS
 from wirebell.brokers.postgresql import (
     PostgreSQLBroker,
-    PostgreSQLPresenceStore,
     read_url,
 )
+from wirebell.brokers.postgresql.keeper import TURN
 from wirebell.errors import BrokerUnavailable, ConfigError
 from wirebell.model import ChannelOptions, ClientInfo, History, PublishOptions
 from wirebell.testing import RecordingListener
@@ -39,7 +43,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 UNKEPT = ChannelOptions()
-PASSWORD = "s3cret-word"
 
 
 @pytest.fixture(scope="module")
@@ -54,20 +57,6 @@ def server() -> Iterator[postgresql.PostgreSQLServer]:
             "ALTER ROLE serial SET default_transaction_isolation = 'serializable';"
         )
         yield started
-
-
-async def refusal_of(url: str) -> BaseException:
-    """Start a broker and a store, and return what they raise; neither shows the password."""
-    broker, store = PostgreSQLBroker(read_url(url)), PostgreSQLPresenceStore(read_url(url))
-    one, other = await asyncio.gather(
-        broker.start(RecordingListener()), store.start(), return_exceptions=True
-    )
-    await broker.aclose()
-    await store.aclose()
-    assert one is not None
-    assert type(one) is type(other)
-    assert PASSWORD not in f"{one}{other}"
-    return one
 
 
 # Refusals at the start
@@ -205,6 +194,22 @@ async def test_ttl_by_the_servers_clock(server: postgresql.PostgreSQLServer) -> 
     assert (1, anew.top.epoch) == (third.offset, third.epoch)
 
 
+async def test_keys_end(server: postgresql.PostgreSQLServer) -> None:
+    """An idempotency key lives five minutes; then it publishes again."""
+    once = PublishOptions(idempotency_key="k")
+    async with broker_at(f"{server.url}?prefix=keyed") as running:
+        await publish(running, "a", b"1", how=once)
+        lives = (
+            "SELECT extract(epoch FROM expires_at - now()) BETWEEN 280 AND 300 FROM keyed_results"
+        )
+        assert "t" == server.sql(lives).strip()
+        assert (await publish(running, "a", b"2", how=once)).is_suppressed
+        server.sql("UPDATE keyed_results SET expires_at = now()")
+        again = await publish(running, "a", b"3", how=once)
+
+    assert (2, False) == (again.position.offset, again.is_suppressed)
+
+
 async def test_retention(server: postgresql.PostgreSQLServer) -> None:
     """No publication is handed out after ``retention_seconds``, whatever its channel says."""
     async with broker_at(f"{server.url}?retention=0.3") as running:
@@ -226,7 +231,7 @@ async def test_partitions(server: postgresql.PostgreSQLServer) -> None:
             f"CREATE TABLE parted_log_{names[0]} PARTITION OF parted_log FOR VALUES "
             "FROM (now() - interval '40 days') TO (now() - interval '39 days')"
         )
-        await running.broker.keeper.make_partitions(is_urgent=False)
+        await running.broker.keeper.make_partitions()
         listed = server.sql(
             "SELECT relname FROM pg_class WHERE relname ~ '^parted_log_[0-9]{8}$' ORDER BY 1"
         )
@@ -236,6 +241,47 @@ async def test_partitions(server: postgresql.PostgreSQLServer) -> None:
         await running.listener.wait_count("a", 1)
 
     assert [f"parted_log_{name}" for name in names[1:]] == listed.split()
+
+
+async def test_partitions_beside_a_long_transaction(server: postgresql.PostgreSQLServer) -> None:
+    """While somebody reads for hours partitions are made, and who publishes does not wait."""
+    tomorrow = server.sql(
+        "SELECT to_char((now() AT TIME ZONE 'UTC')::date + 1, 'YYYYMMDD')"
+    ).strip()
+    async with broker_at(f"{server.url}?prefix=long") as running:
+        server.sql(
+            f"DROP TABLE long_log_{tomorrow}; CREATE TABLE long_log_20200101 PARTITION OF long_log "
+            "FOR VALUES FROM ('2020-01-01 00:00+00') TO ('2020-01-02 00:00+00')"
+        )
+        dump = await asyncpg.connect(server.url)
+        await dump.execute("BEGIN; LOCK TABLE long_log IN ACCESS SHARE MODE")
+        making = asyncio.ensure_future(running.broker.keeper.make_partitions())
+        started = time.monotonic()
+        while not making.done():
+            await publish(running, "a", b"1", UNKEPT)
+        await making
+        took = time.monotonic() - started
+        await dump.close()
+        names = server.sql("SELECT relname FROM pg_class WHERE relname ~ '^long_log_[0-9]+$'")
+        await running.broker.keeper.make_partitions()
+
+    assert f"long_log_{tomorrow}" in names
+    # Only what is too old waits for its turn.
+    assert "long_log_20200101" in names
+    assert (
+        "0"
+        == server.sql("SELECT count(*) FROM pg_class WHERE relname = 'long_log_20200101'").strip()
+    )
+    assert took < 1.5
+
+
+async def test_one_node_cleans_up(server: postgresql.PostgreSQLServer) -> None:
+    """Of all nodes one at a time has the turn to clean up, also when the clock was set back."""
+    async with broker_at(server.url) as one, broker_at(server.url) as other:
+        server.sql("UPDATE wirebell_meta SET swept_at = now() + interval '1 hour'")
+        turns = [await each.broker.link.ask(TURN, 60.0) for each in (one, other)]
+
+    assert [1, 0] == [len(rows) for rows in turns]
 
 
 async def test_sweep(server: postgresql.PostgreSQLServer) -> None:
@@ -255,7 +301,6 @@ async def test_sweep(server: postgresql.PostgreSQLServer) -> None:
         await keeper.sweep()
         assert "18" == server.sql("SELECT count(*) FROM swept_log").strip()
         keeper.transport_seconds = 0.0
-        await keeper.sweep()
         await keeper.sweep()
         counts = server.sql(
             "SELECT (SELECT count(*) FROM swept_log), (SELECT count(*) FROM swept_streams), "
@@ -348,36 +393,6 @@ async def test_pooler(server: postgresql.PostgreSQLServer) -> None:
                 await each.listener.wait_count("pooled", 40)
             await running.broker.check()
             assert 20 == len(await store.members("pooled"))
-
-
-async def test_standby_that_takes_over() -> None:
-    """A standby is refused; when it is the primary, nodes find it, and all epochs are new."""
-    with (
-        postgresql.server() as primary,
-        postgresql.standby_of(primary) as standby,
-    ):
-        refused = await refusal_of(standby.url)
-        hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
-        url = (
-            f"postgresql://wirebell@{hosts}/postgres?target_session_attrs=read-write"
-            "&io_timeout=10&sslmode=disable"
-        )
-        async with broker_at(url) as running:
-            await running.broker.subscribe("a")
-            before = (await publish(running, "a", b"1")).position
-            await running.listener.wait_count("a", 1)
-            await asyncio.to_thread(primary.kill)
-            standby.sql("SELECT pg_promote()")
-            await running.listener.wait_reconnect()
-            part = await running.broker.history("a", KEPT, since=before, limit=9)
-            after = (await publish(running, "a", b"2")).position
-            await running.listener.wait_count("a", 2)
-
-    assert isinstance(refused, ConfigError)
-    assert "standby" in str(refused)
-    # Nobody knows whether the standby had everything that was acknowledged.
-    assert (0, 1) == (part.top.offset, after.offset)
-    assert before.epoch != part.top.epoch == after.epoch
 
 
 async def test_tls(tmp_path: Path) -> None:

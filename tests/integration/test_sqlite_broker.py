@@ -22,7 +22,7 @@ import pytest
 
 from wirebell.broker_options import SQLiteOptions
 from wirebell.brokers.sqlite import SQLiteBroker, SQLitePresenceStore, create
-from wirebell.brokers.sqlite.sweeps import remove_batches
+from wirebell.brokers.sqlite.keeper import remove_batches
 from wirebell.errors import BrokerClosed, BrokerUnavailable, ConfigError
 from wirebell.model import (
     ChannelOptions,
@@ -155,27 +155,29 @@ async def test_killed_while_it_writes(path: Path) -> None:
     """Whatever a killed process had acknowledged is kept and was delivered; the others go on."""
     acknowledged: dict[int, int] = {}
     epochs: set[str] = set()
+    lines: list[str] = []
     async with node(path) as one:
         await one.broker.subscribe("a")
-        for turn in range(3):
-            before = one.listener.of("a")
-            with publisher(path, "a") as process:
+        with publisher(path, "a") as first, publisher(path, "a") as second:
+            for process in (first, second):
                 assert process.stdout is not None
                 # A process takes its time to start.
-                first = await asyncio.to_thread(process.stdout.readline)
-                await one.listener.wait_count("a", len(before) + 40 + 7 * turn)
+                lines.append(await asyncio.to_thread(process.stdout.readline))
+            for process in (first, second):
+                assert process.stdout is not None
+                await one.listener.wait_count("a", len(one.listener.of("a")) + 47)
                 process.send_signal(signal.SIGKILL)
-                lines = [first, *process.stdout.read().splitlines(keepends=True)]
-            for line in lines:
-                if line.endswith("\n") and len(line.split()) == 3:
-                    number, offset, epoch = line.split()
-                    acknowledged[int(offset)] = int(number)
-                    epochs.add(epoch)
+                lines += process.stdout.read().splitlines(keepends=True)
+        for line in lines:
+            if line.endswith("\n") and len(line.split()) == 3:
+                number, offset, epoch = line.split()
+                acknowledged[int(offset)] = int(number)
+                epochs.add(epoch)
         top = await one.publish("a", b"last")
         items = await one.listener.wait_count("a", top.offset)
         kept = await one.read("a")
 
-    assert len(acknowledged) > 60
+    assert len(acknowledged) > 40
     assert {top.epoch} == epochs
     assert [*range(1, top.offset + 1)] == [item.offset for item in items]  # type: ignore[union-attr]
     assert all(b"%d" % number == kept[offset - 1] for offset, number in acknowledged.items())
@@ -247,6 +249,33 @@ async def test_a_lock_that_is_held_for_too_long(path: Path) -> None:
     assert 3.5 < seconds < 6
     assert 2 == position.offset
     assert [b"1", b"3"] == kept
+
+
+async def test_a_disk_that_does_not_answer(path: Path) -> None:
+    """Who waits for a thread that is stuck is told so in time; what comes then does not gather."""
+    async with node(path) as one:
+        await one.publish("a", b"1")
+        # Held up where a call of the operating system that does not return would hold them up.
+        with one.broker.store.inbox.lock:
+            answers = await asyncio.gather(
+                one.publish("a", b"2"), read_for_ever(one), return_exceptions=True
+            )
+            waiting = asyncio.ensure_future(one.publish("a", b"3"))
+            await until(lambda: one.broker.store.writer.jobs.qsize() == 1)  # type: ignore[union-attr]
+        positions = await asyncio.gather(waiting, one.publish("a", b"4"))
+        kept = await one.read("a")
+
+    for answer in answers:
+        assert isinstance(answer, BrokerUnavailable)
+        assert "does not answer" in str(answer)
+    assert [3, 4] == [position.offset for position in positions]
+    assert [b"1", b"2", b"3", b"4"] == kept
+
+
+async def read_for_ever(one: Node) -> None:
+    """Read until that fails."""
+    while True:
+        await one.read("a")
 
 
 def fill(path: Path) -> None:
@@ -328,6 +357,26 @@ async def test_a_file_that_is_removed(path: Path, caplog: pytest.LogCaptureFixtu
     assert first.epoch != second.epoch
     assert [b"2"] == kept
     assert "its file is another one than before" in caplog.text
+
+
+async def test_only_the_file_is_removed(path: Path) -> None:
+    """What is left beside it holds nobody up, though another process has it open."""
+    async with node(path) as one:
+        await one.broker.subscribe("a")
+        first = await one.publish("a", b"1")
+        with publisher(path, "a") as process:
+            assert process.stdout is not None
+            # A process takes its time to start.
+            await asyncio.to_thread(process.stdout.readline)
+            path.unlink()
+            # This node writes nothing, so its writer has the old file open for as long as it likes.
+            await one.listener.wait_reconnect()
+            await until(lambda: one.listener.items[-1][1].epoch != first.epoch)  # type: ignore[union-attr]
+        second = await one.publish("a", b"2")
+        kept = await one.read("a")
+
+    assert first.epoch != second.epoch
+    assert second.offset == len(kept) > 1
 
 
 async def test_a_folder_that_is_removed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -432,6 +481,18 @@ async def test_starting_and_ending_in_any_order(path: Path) -> None:
     assert 2 == position.offset
     assert 3 == threads
     assert 0 == await asyncio.to_thread(count_threads)
+
+
+async def test_closing_that_is_cancelled(path: Path) -> None:
+    """Whoever does not wait for the end leaves no thread behind all the same."""
+    one = Node(path)
+    await one.broker.start(one.listener)
+    closing_ = asyncio.ensure_future(one.broker.aclose())
+    await asyncio.sleep(0)
+    closing_.cancel()
+    await asyncio.gather(closing_, return_exceptions=True)
+
+    await until(lambda: count_threads() == 0)
 
 
 def count_threads() -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
@@ -43,12 +44,13 @@ class NATSServer:
     program: str = "nats-server"
     port: int = field(default_factory=free_port)
     monitor_port: int = field(default_factory=free_port)
+    host: str = HOST
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """Where it is."""
-        return f"nats://{f'{self.user}@' if self.user else ''}{HOST}:{self.port}"
+        return f"nats://{f'{self.user}@' if self.user else ''}{self.host}:{self.port}"
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
@@ -63,7 +65,7 @@ class NATSServer:
             self.process = subprocess.Popen(
                 [
                     find_program(self.program, "nats-server", "/usr/sbin"),
-                    *("-a", HOST, "-p", str(self.port), "-m", str(self.monitor_port)),
+                    *("-a", self.host, "-p", str(self.port), "-m", str(self.monitor_port)),
                     *jetstream,
                     *self.arguments,
                 ],
@@ -86,7 +88,7 @@ class NATSServer:
         """Tell whether it takes clients."""
         with (
             contextlib.suppress(OSError),
-            socket.create_connection((HOST, self.port), timeout=5) as link,
+            socket.create_connection((self.host, self.port), timeout=5) as link,
         ):
             return link.recv(4) == b"INFO"
         return False
@@ -100,7 +102,7 @@ class NATSServer:
     def ask(self, page: str) -> dict[str, Any]:
         """Read a page of its monitoring."""
         with urllib.request.urlopen(
-            f"http://{HOST}:{self.monitor_port}/{page}", timeout=5
+            f"http://{self.host}:{self.monitor_port}/{page}", timeout=5
         ) as answer:
             read: dict[str, Any] = json.load(answer)
             return read
@@ -111,9 +113,10 @@ class NATSServer:
         return path.read_text()[-3000:] if path.exists() else ""
 
     def pause(self) -> None:
-        """Stop it in the middle of what it does."""
+        """Stop it in the middle of what it does; it has stopped then."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
 
     def resume(self) -> None:
         """Let it go on."""
@@ -168,6 +171,7 @@ def single(
     token: str = "",
     has_jetstream: bool = True,
     config: str = "",
+    host: str = HOST,
 ) -> Iterator[NATSServer]:
     """Run one server.
 
@@ -177,6 +181,7 @@ def single(
         token: In place of user and password.
         has_jetstream: Keep anything.
         config: More of them, in its own language.
+        host: Where it listens.
     """
     user = token
     if password:
@@ -188,7 +193,7 @@ def single(
         if config:
             (folder / "conf").write_text(config)
             arguments = (*arguments, "-c", str(folder / "conf"))
-        server = NATSServer(folder, arguments, user, has_jetstream)
+        server = NATSServer(folder, arguments, user, has_jetstream, host=host)
         try:
             server.start()
             yield server

@@ -60,12 +60,13 @@ class PostgreSQLServer:
     folder: Path
     settings: tuple[str, ...] = ()
     port: int = field(default_factory=free_port)
+    host: str = HOST
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """Where it is, for its owner, who needs no password."""
-        return f"postgresql://{USER}@{HOST}:{self.port}/postgres"
+        return f"postgresql://{USER}@{self.host}:{self.port}/postgres"
 
     def url_of(self, user: str, password: str = "", database: str = "postgres") -> str:
         """Where it is, for somebody else."""
@@ -82,7 +83,7 @@ class PostgreSQLServer:
         rules = self.data / "pg_hba.conf"
         rules.write_text(
             f"local all {USER} trust\n"
-            f"host all {USER} {HOST}/32 trust\n"
+            f"host all {USER} samenet trust\n"
             f"host replication {USER} {HOST}/32 trust\n"
             f"host all all {HOST}/32 scram-sha-256\n"
         )
@@ -94,7 +95,7 @@ class PostgreSQLServer:
             self.process = subprocess.Popen(
                 [
                     *(program("postgres"), "-D", str(self.data), "-p", str(self.port)),
-                    *(f"-clisten_addresses={HOST}", "-k", str(self.folder), *words),
+                    *(f"-clisten_addresses={self.host}", "-k", str(self.folder), *words),
                 ],
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
@@ -111,9 +112,11 @@ class PostgreSQLServer:
 
     def answers(self) -> bool:
         """Tell whether it takes connections."""
-        status = self.data / "postmaster.pid"
+        assert self.process is not None
         with contextlib.suppress(OSError, IndexError):
-            return status.read_text().splitlines()[7].strip() in {"ready", "standby"}
+            lines = (self.data / "postmaster.pid").read_text().splitlines()
+            # One that was killed left such a file too.
+            return lines[0] == str(self.process.pid) and lines[7].strip() in {"ready", "standby"}
         return False
 
     def run(self, name: str, *arguments: str | Path) -> str:
@@ -208,15 +211,18 @@ def folder() -> Iterator[Path]:
 
 
 @contextmanager
-def server(*settings: str, keeps_data: bool = False) -> Iterator[PostgreSQLServer]:
+def server(
+    *settings: str, keeps_data: bool = False, host: str = HOST
+) -> Iterator[PostgreSQLServer]:
     """Run a server until the block ends.
 
     Args:
         settings: ``name=value`` each.
         keeps_data: What it acknowledged is on the disk, as it is in production.
+        host: Where it listens.
     """
     with folder() as path:
-        made = PostgreSQLServer(path, (*(() if keeps_data else FAST), *settings))
+        made = PostgreSQLServer(path, (*(() if keeps_data else FAST), *settings), host=host)
         made.create()
         made.start()
         try:

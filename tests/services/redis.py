@@ -46,6 +46,8 @@ __all__ = (
 HOST = "127.0.0.1"
 START_SECONDS = 20.0
 MASTER_NAME = "mymaster"
+SENTINEL_PERIODS = ("ask-period", 100, "publish-period", 300)
+"""In milliseconds; of the others, shorter ones break failovers."""
 
 
 @dataclass
@@ -57,12 +59,13 @@ class RedisServer:
     program: str = "redis-server"
     password: str = ""
     port: int = field(default_factory=free_port)
+    host: str = HOST
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """Where it is."""
-        return f"redis://{f':{self.password}@' if self.password else ''}{HOST}:{self.port}"
+        return f"redis://{f':{self.password}@' if self.password else ''}{self.host}:{self.port}"
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
@@ -88,7 +91,7 @@ class RedisServer:
                 [
                     find_program(self.program, "redis-server"),
                     *self.arguments,
-                    *("--port", str(self.port), "--bind", HOST, "--dir", str(self.folder)),
+                    *("--port", str(self.port), "--bind", self.host, "--dir", str(self.folder)),
                 ],
                 stdout=log,
                 stderr=log,
@@ -108,7 +111,7 @@ class RedisServer:
 
     def command(self, *words: str | int | bytes) -> Any:
         """Ask it something."""
-        with socket.create_connection((HOST, self.port), timeout=5) as link:
+        with socket.create_connection((self.host, self.port), timeout=5) as link:
             ahead = (("AUTH", self.password),) if self.password else ()
             parser = hiredis.Reader(notEnoughData=link)
             reply: Any = None
@@ -122,6 +125,11 @@ class RedisServer:
                 if isinstance(reply, hiredis.ReplyError):
                     raise reply
             return reply
+
+    def time(self) -> float:
+        """Return its time, in seconds since 1970."""
+        seconds, microseconds = self.command("TIME")
+        return int(seconds) + int(microseconds) / 1_000_000
 
     def pause(self) -> None:
         """Stop it in the middle of what it does."""
@@ -173,19 +181,24 @@ def _folder() -> Iterator[Path]:
 
 
 @contextmanager
-def single(*arguments: str, password: str = "", keeps_data: bool = False) -> Iterator[RedisServer]:
+def single(
+    *arguments: str, password: str = "", keeps_data: bool = False, host: str = HOST
+) -> Iterator[RedisServer]:
     """Run one server.
 
     Args:
         arguments: More of its options.
         password: Of its default user.
         keeps_data: Write every command to disk.
+        host: Where it listens.
     """
     options = ["--save", "", "--appendonly", "yes" if keeps_data else "no"]
+    # With its default a busy disk may hold a write back for two seconds.
+    options += ["--appendfsync", "always"]
     if password:
         options += ["--requirepass", password]
     with _folder() as folder:
-        server = RedisServer(folder, (*options, *arguments), password=password)
+        server = RedisServer(folder, (*options, *arguments), password=password, host=host)
         try:
             server.start()
             yield server
@@ -299,6 +312,13 @@ class Sentinels:
         _, port = self.sentinels[0].command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER_NAME)
         return next(each for each in self.servers if each.port == int(port))
 
+    def wait_in_step(self) -> None:
+        """Wait until the replica has all that the master took until now."""
+        master = self.find_master()
+        (replica,) = (each for each in self.servers if each is not master)
+        offset = _replication_offset(master)
+        wait(lambda: _replication_offset(replica) >= offset, replica.log())
+
     def stop(self) -> None:
         """Kill all of them."""
         for each in (*self.sentinels, *self.servers):
@@ -324,7 +344,7 @@ def sentinels() -> Iterator[Sentinels]:
                 (place / "sentinel.conf").write_text(
                     f"sentinel monitor {MASTER_NAME} {HOST} {master.port} 2\n"
                     f"sentinel down-after-milliseconds {MASTER_NAME} 500\n"
-                    f"sentinel failover-timeout {MASTER_NAME} 3000\n"
+                    f"sentinel failover-timeout {MASTER_NAME} 2000\n"
                 )
                 sentinel = RedisServer(
                     place, (str(place / "sentinel.conf"), "--sentinel"), program="redis-server"
@@ -336,6 +356,10 @@ def sentinels() -> Iterator[Sentinels]:
             for sentinel in made.sentinels:
                 sentinel.spawn()
             for sentinel in made.sentinels:
+                sentinel.wait_started()
+                # Else they tell each other every two seconds.
+                sentinel.command("SENTINEL", "DEBUG", *SENTINEL_PERIODS)
+            for sentinel in made.sentinels:
                 wait(lambda each=sentinel: _knows_all(each), sentinel.log())  # type: ignore[misc]
             yield made
         finally:
@@ -345,6 +369,13 @@ def sentinels() -> Iterator[Sentinels]:
 def _replica_count(master: RedisServer) -> int:
     """Return how many replicas are in step with a master."""
     return int(master.command("INFO", "replication").count(b"state=online"))
+
+
+def _replication_offset(server: RedisServer) -> int:
+    """Return how far a master, or its replica, has come."""
+    lines = server.command("INFO", "replication").split()
+    name = b"slave_repl_offset:" if b"role:slave" in lines else b"master_repl_offset:"
+    return next(int(line.removeprefix(name)) for line in lines if line.startswith(name))
 
 
 def _knows_all(sentinel: RedisServer) -> bool:

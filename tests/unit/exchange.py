@@ -46,6 +46,14 @@ class Exchange:
         """Return the loop's time."""
         return asyncio.get_running_loop().time()
 
+    def rewind(self, channel: str, count: int) -> None:
+        """Come back from an older copy: the newest publications are gone, and the epoch stays."""
+        stream = self.log.streams[channel]
+        for _ in range(min(count, len(stream.publications))):
+            self.log.byte_count -= len(stream.publications[-1].data)
+            stream.byte_count -= len(stream.publications.pop().data)
+            stream.offset -= 1
+
     def publish(
         self,
         channel: str,

@@ -301,3 +301,8 @@ class GatedStore(MemoryPresenceStore):
         """Remove when the gate is open."""
         await self.gates.enter("remove")
         await super().remove(channel, client_id)
+
+    async def members(self, channel: str) -> dict[str, ClientInfo]:
+        """Read when the gate is open."""
+        await self.gates.enter("members")
+        return await super().members(channel)

@@ -210,7 +210,7 @@ class FakeHost:
     """A server, as far as a socket that was taken over needs it; it drains when told."""
 
     def __init__(self) -> None:
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: set[asyncio.Future[None]] = set()
         self.connections: set[Any] = set()
         self.drains: list[Callable[[], None]] = []
         self.drain_timeout_seconds = 5.0

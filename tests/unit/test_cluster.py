@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from tests.unit.clocks import pass_time, turns
+from tests.unit.clocks import JumpingLoop, pass_time, turns
 from tests.unit.exchange import Exchange, Site, joined
-from wirebell import cluster
+from wirebell import cluster, revocations
 from wirebell.control import QUESTION_BYTES_MAX, Bye, Question, encode_control
 from wirebell.errors import (
     BadRequest,
@@ -264,6 +264,33 @@ async def test_broker_is_away() -> None:
         assert (["b"], ["a"], 1) == (names(a), names(b), len(survey.bodies))
 
 
+async def test_broker_takes_no_question() -> None:
+    """When the question itself does not go out in time it is the broker that is named."""
+    async with joined("a", "b") as (a, b):
+        b.node.cluster.handlers["echo"] = echo
+        a.link.hold("control")
+        with pytest.raises(BrokerUnavailable, match="took no question to other nodes within 3 s"):
+            await a.node.cluster.ask_all("echo", b"x")
+        a.link.gates.pop("control").set()
+        survey = await a.node.cluster.ask_all("echo", b"x")
+
+        assert ([b.node.node_id], ()) == (list(survey.bodies), tuple(survey.silent))
+
+
+async def test_a_process_that_stood_still() -> None:
+    """Who was stopped for a while forgets nobody: what others said is still to be read."""
+    async with joined("a", "b") as (a, _):
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, JumpingLoop)
+        await pass_time(1)
+        loop.jumps.skipped_seconds += 60
+        a.node.cluster._announce()
+        known = names(a)
+        await pass_time(4)
+
+        assert (["b"], ["b"]) == (known, names(a))
+
+
 async def test_alone_and_cut_off() -> None:
     """Who knows nobody, and hears nobody, does not say that there is nobody."""
     async with joined("a") as (a,):
@@ -332,6 +359,41 @@ async def test_revocations_reach_who_comes() -> None:
         await b.node.aclose()
 
         assert known
+
+
+async def test_who_comes_hears_all() -> None:
+    """Who starts waits for the slowest to answer: it may be the one that knows."""
+    exchange = Exchange()
+    until = time.time() + 100
+    async with joined("a", "b", exchange=exchange) as (a, b):
+        a.node.cluster.revoke([Revocation("ann", "", until, until)])
+        a.link.is_slow = True
+        c = Site(exchange, Settings(), "c")
+        starting = asyncio.create_task(c.node.start())
+        await pass_time(cluster.JOIN_SECONDS / 2)
+        early = names(c)
+        a.link.let_go()
+        await starting
+        known = c.node.cluster.revocations.refuses("ann", "", None, time.time())
+        await c.node.aclose()
+
+        assert (["b"], True) == (early, known)
+        assert b.node.cluster.members
+
+
+async def test_many_revocations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit into one answer is asked for until there is no more."""
+    monkeypatch.setattr(revocations, "TOLD_MAX", 3)
+    until = time.time() + 100
+    async with joined("a", "b") as (a, b):
+        told = [Revocation("", f"t{number}", 0.0, until) for number in range(20)]
+        a.node.cluster.revoke(told)
+        a.node.cluster.question_count = b.node.cluster.question_count = 0
+        await pass_time(4)
+
+        assert len(told) == len(b.node.cluster.revocations)
+        assert 7 >= b.node.cluster.question_count >= 5
+        assert a.node.cluster.revocations.marks == b.node.cluster.revocations.marks
 
 
 async def test_revocations_after_a_cut() -> None:

@@ -361,11 +361,12 @@ async def test_aclose() -> None:
 
     await rig.node.aclose()
     await rig.node.aclose()
+    asked = set(rig.gates.calls[-3:])
 
     assert [(1012, "shutting down")] == transport.closed
     assert (True, True) == (connection.is_closed, rig.broker.is_closed)
     assert {} == await rig.store.members("p")
-    assert {"unsubscribe", "remove", "leave"} == set(rig.gates.calls[-3:])
+    assert {"unsubscribe", "remove", "leave"} == asked
 
 
 async def test_aclose_is_bounded() -> None:
@@ -419,12 +420,15 @@ async def test_users() -> None:
 
 
 async def test_ready() -> None:
-    """A node is ready while its broker answers."""
+    """A node is ready while its broker answers, and its presence store, wherever that is."""
     async with running() as rig:
-        ready = await rig.node.is_ready()
-        rig.gates.failures["check"] = BrokerUnavailable("away")
+        ready = [await rig.node.is_ready()]
+        for call in ("check", "members"):
+            rig.gates.failures[call] = BrokerUnavailable("away")
+            ready.append(await rig.node.is_ready())
+            del rig.gates.failures[call]
 
-        assert (True, False) == (ready, await rig.node.is_ready())
+        assert [True, False, False] == ready
 
 
 async def test_leaving_keeps_what_was_published_before() -> None:

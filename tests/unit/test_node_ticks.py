@@ -55,6 +55,24 @@ async def test_a_tick_is_one_write() -> None:
         assert ([], [("1", "2", "reply", "3")]) == (before, transport.writes)
 
 
+@pytest.mark.parametrize("awaits_answers", [False, True])
+async def test_a_tick_has_what_the_broker_answers(*, awaits_answers: bool) -> None:
+    """A publication and the reply that its answer wakes leave in one write, where nodes share."""
+    async with running() as rig:
+        rig.node.flushing.awaits_answers = awaits_answers
+        connection, transport = rig.connect()
+        await rig.node.subscribe(connection, "a")
+        answered = asyncio.get_running_loop().create_future()
+        answered.add_done_callback(lambda _: rig.node.write(connection, Frames.from_text("reply")))
+
+        await rig.publish("a", "1")
+        answered.set_result(None)
+        await turns()
+
+        both = [("1", "reply")] if awaits_answers else [("1",), ("reply",)]
+        assert both == transport.writes
+
+
 async def test_ahead_of_the_tick() -> None:
     """What is to go ahead is in front of everything that reached the channels in this tick."""
     async with running() as rig:
@@ -163,7 +181,7 @@ async def test_publications_for_nobody_begin_no_tick() -> None:
 
         await rig.publish("b", "1")
 
-        assert (False, {}) == (rig.node.is_flush_planned, rig.node.hub.pending)
+        assert (False, {}) == (rig.node.flushing.is_planned, rig.node.hub.pending)
 
 
 async def test_dropping_for_a_slow_peer() -> None:

@@ -68,6 +68,8 @@ def test_options_of_nothing() -> None:
     ("keywords", "text"),
     [
         ({"idempotency_key": "a" * 1025}, "an idempotency key has at most 1024 bytes, got 1025"),
+        ({"idempotency_key": "\ud800"}, "an idempotency key is no text that UTF-8 can hold"),
+        ({"version": 1, "version_epoch": "\ud800"}, "a version epoch is no text"),
         ({"version": 1, "version_epoch": "é" * 513}, "a version epoch .* got 1026"),
         ({"version": -1}, "a version is 0 to"),
         ({"version": 2**64}, "a version is 0 to"),

@@ -6,7 +6,8 @@ import itertools
 
 import pytest
 
-from wirebell.revocations import Revocation, Revocations
+from wirebell import revocations as revocations_module
+from wirebell.revocations import PLACES, Marks, Revocation, Revocations, Told
 
 ANN = Revocation("ann", "", 100.0, 1_000.0)
 TOKEN = Revocation("", "t1", 0.0, 500.0)
@@ -52,7 +53,7 @@ def test_ends() -> None:
     revocations.add([ANN, TOKEN], now=200)
     revocations.expire(500)
     counts = (revocations.refuses("", "t1", None, 500), len(revocations))
-    revocations.expire(559)
+    revocations.expire(539)
     revocations.expire(1_000)
 
     assert (False, 1) == counts
@@ -93,3 +94,48 @@ def test_bound() -> None:
 
     assert (True, 1) == (revocations.is_full, revocations.dropped_count)
     assert ["t1", "t2"] == [each.token_id for each in revocations]
+
+
+def test_ends_everywhere_at_once() -> None:
+    """What has ended goes at a full minute of the clock, whenever a node looked before."""
+    nodes = [Revocations(10), Revocations(10)]
+    for looked_at, revocations in zip((480, 535), nodes, strict=True):
+        revocations.add([ANN, TOKEN], now=200)
+        revocations.expire(looked_at)
+        revocations.expire(541)
+
+    assert [1, 1] == [len(revocations) for revocations in nodes]
+    assert nodes[0].marks == nodes[1].marks
+
+
+def test_tells_what_differs() -> None:
+    """Only places with another mark are told, whole ones, and all of them to who knows nothing."""
+    here, there = Revocations(1_000), Revocations(1_000)
+    entries = [Revocation("", f"t{number}", 0.0, 500.0) for number in range(600)]
+    here.add(entries, now=0)
+    there.add(entries[1:], now=0)
+    told = here.tell(Marks(tuple(there.marks)))
+    everything = here.tell(Marks(()))
+
+    assert entries[0] in told.revocations
+    assert len(told.revocations) < 20
+    assert (PLACES, PLACES) == (told.end, everything.end)
+    assert {each.token_id for each in entries} == {each.token_id for each in everything.revocations}
+    assert Told((), PLACES) == here.tell(Marks(tuple(here.marks)))
+    assert there.add(told.revocations, now=0)
+    assert here.fingerprint == there.fingerprint
+
+
+def test_tells_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part ends behind a whole place, and the next begins there; an odd start is none."""
+    monkeypatch.setattr(revocations_module, "TOLD_MAX", 10)
+    here = Revocations(1_000)
+    here.add([Revocation("", f"t{number}", 0.0, 500.0) for number in range(100)], now=0)
+    start, parts = -5, []
+    while start < PLACES:
+        told = here.tell(Marks((), start))
+        parts.append(len(told.revocations))
+        start = told.end
+
+    assert 100 == sum(parts)
+    assert all(10 <= count < 20 for count in parts[:-1])

@@ -102,7 +102,10 @@ def test_lower_bounds(name: str, lowest: int) -> None:
 
 INTERVALS = [name for name in Settings.model_fields if name.endswith("seconds")]
 # Zero turns these off; a drain without a window closes everybody at once.
-MAY_BE_OFF = ("idle_timeout_seconds", "request_timeout_seconds", "drain_window_seconds")
+MAY_BE_OFF = (
+    *("idle_timeout_seconds", "request_timeout_seconds"),
+    *("drain_window_seconds", "handover_seconds"),
+)
 
 
 @pytest.mark.parametrize("name", [name for name in INTERVALS if name not in MAY_BE_OFF])

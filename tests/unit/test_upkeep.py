@@ -188,3 +188,18 @@ async def test_leaving_while_the_broker_is_away() -> None:
 
         assert ({"x", "y"}, {"x", "y"}) == kept
         assert (set(), {"y"}) == (a.node.following.unwanted, a.link.subscribed)
+
+
+async def test_subscribing_while_the_broker_is_away() -> None:
+    """What was asked for in vain is let go too: the broker may have done it all the same."""
+    async with joined("a") as (a,):
+        ann = a.listener()
+        a.link.failures.add("subscribe")
+        with pytest.raises(BrokerUnavailable):
+            await ann.subscribe("x")
+        a.link.failures.clear()
+        a.link.subscribed.add("x")
+        a.link.heal()
+        await turns()
+
+        assert (set(), set()) == (a.link.subscribed, a.node.following.unwanted)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import hypercorn
 import pytest
+import uvicorn
 
 from wirebell.broker_options import MemoryOptions
 from wirebell.brokers.memory import MemoryBroker, create
 from wirebell.errors import ConfigError
 from wirebell.settings import Settings
-from wirebell.workers import check_workers, count_workers, try_broker
+from wirebell.workers import check_workers, count_workers, read_arguments, try_broker
 
 UVICORN = ["/venv/bin/uvicorn", "app:app"]
 GUNICORN = ["/venv/bin/gunicorn", "app:app"]
@@ -31,7 +33,6 @@ GUNICORN = ["/venv/bin/gunicorn", "app:app"]
         # The parent serves nobody, and a process that nobody started as a worker is alone.
         ([*UVICORN, "--workers", "4"], {}, False, 1),
         (["main.py"], {"WEB_CONCURRENCY": "3"}, False, 1),
-        ([*UVICORN, "--reload", "--workers", "4"], {}, True, 1),
         (["/venv/bin/fastapi", "run", "--workers", "2"], {}, True, 2),
         ([*GUNICORN, "-w", "4"], {}, False, 4),
         ([*GUNICORN, "-w4"], {}, False, 4),
@@ -39,12 +40,29 @@ GUNICORN = ["/venv/bin/gunicorn", "app:app"]
         (GUNICORN, {"GUNICORN_CMD_ARGS": "--workers 5"}, False, 5),
         (GUNICORN, {"WEB_CONCURRENCY": "6"}, False, 6),
         (GUNICORN, {}, False, 1),
+        (["/lib/gunicorn/__main__.py", "-w", "4"], {}, False, 4),
+        (["/venv/bin/granian"], {"GRANIAN_WORKERS": "2"}, True, 2),
         ([], {"WEB_CONCURRENCY": "3"}, True, 3),
     ],
 )
 def test_count(argv: list[str], environ: dict[str, str], is_child: bool, expected: int) -> None:
     """The command line decides, then the environment, and only for somebody's worker."""
     assert expected == count_workers(argv, environ, is_child=is_child)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, None),
+        ({"config": "a file"}, None),
+        ({"config": uvicorn.Config("app:app", workers=3)}, 3),
+        ({"config": uvicorn.Config("app:app", workers=3, reload=True)}, 1),
+        ({"config": hypercorn.Config.from_mapping(workers=2)}, 2),
+    ],
+)
+def test_what_a_server_gave(arguments: dict[str, object], expected: int | None) -> None:
+    """Servers that give their configuration to their workers are asked, and not guessed about."""
+    assert expected == read_arguments(arguments)
 
 
 def test_memory_refuses() -> None:

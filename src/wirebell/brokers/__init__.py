@@ -52,7 +52,7 @@ KINDS: dict[type[BrokerOptions], str] = {
 }
 """Kind of options → module."""
 
-EXTRAS = {"redis": "redis", "nats": "nats", "postgresql": "postgres"}
+EXTRAS = {"redis": "redis", "postgresql": "postgres"}
 """Module → the extra that installs its driver."""
 
 

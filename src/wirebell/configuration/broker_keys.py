@@ -102,6 +102,17 @@ NATS_KEYS = (
         "for an answer",
         maximum=WAIT_SECONDS_MAX,
     ),
+    text(
+        "broker.nats.credentials",
+        "broker.nats.credentials",
+        "the path of a file with a user's JWT and seed (`.creds`), or with a seed",
+        default="",
+    ),
+    flag(
+        "broker.nats.allow_wildcards",
+        "broker.nats.allows_wildcards",
+        "channels without history may be subscribed to by [a pattern](brokers.md#nats)",
+    ),
     count(
         "broker.nats.replicas",
         "broker.nats.replicas",

@@ -185,6 +185,12 @@ def _create_postgresql(values: Values, section: str) -> PostgreSQLOptions:
     fields = values.collect(path)
     if not fields["dsn"]:
         raise ConfigError(f"{section}.type 'postgres' needs {path}.dsn")
+    if not fields["dsn"].startswith(("postgresql://", "postgres://")):
+        origin = values.origin(f"{path}.dsn")
+        raise ConfigError(
+            f"{origin} must be postgresql://user:password@host:port/database, "
+            f"got a value that is not shown"
+        )
     days = fields["partition_retention_days"]
     if fields["retention_seconds"] > days * DAY_SECONDS:
         raise ConfigError(

@@ -179,8 +179,9 @@ def _create_settings(values: Values) -> Settings:
     presence_ttl = find_presence_ttl(values)
     if presence_ttl and not values.is_given("presence_ttl_seconds"):
         fields["presence_ttl_seconds"] = values.get(presence_ttl)
-    # The process ends within its time: the drain gets what closing and cancelling leave of it.
-    spare = values.get("shutdown.timeout") - fields["close_timeout_seconds"] - 2.0
+    # The process ends within its time: the drain gets what the last ends and cancelling leave.
+    last = max(fields["close_timeout_seconds"], fields["handover_seconds"])
+    spare = values.get("shutdown.timeout") - last - 2.0
     fields["drain_window_seconds"] = min(fields["drain_window_seconds"], max(spare, 0.0))
     try:
         settings = GivenSettings(**fields)
@@ -205,9 +206,9 @@ def _describe(error: ValidationError, values: Values) -> Iterator[str]:
             origin = values.origin(paths[str(item["loc"][0])])
             yield f"{origin}: {item['msg']}, got {item['input']!r:.80}"
         else:
-            message = item["msg"]
+            message = item["msg"].removeprefix("Value error, ")
             for field, path in paths.items():
-                message = message.replace(field, path)
+                message = message.replace(field, values.origin(path))
             yield message
 
 

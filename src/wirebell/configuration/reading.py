@@ -46,10 +46,11 @@ def _parse(key: Key, value: Any, origin: str) -> Any:
         parsed = parse(key.kind, value)
     except ConfigError as error:
         raise ConfigError(f"{origin} {error}, got {shown}") from None
+    unit = "s" if key.kind is Kind.DURATION else ""
     if key.minimum is not None and parsed < key.minimum:
-        raise ConfigError(f"{origin} must be at least {key.minimum:g}, got {shown}")
+        raise ConfigError(f"{origin} must be at least {key.minimum:g}{unit}, got {shown}")
     if key.maximum is not None and parsed > key.maximum:
-        raise ConfigError(f"{origin} must be at most {key.maximum:.15g}, got {shown}")
+        raise ConfigError(f"{origin} must be at most {key.maximum:.15g}{unit}, got {shown}")
     if key.kind is Kind.TEXT and key.choices and parsed not in key.choices:
         expected = ", ".join(choice for choice in key.choices if choice)
         raise ConfigError(f"{origin} must be one of {expected}, got {shown}")

@@ -124,7 +124,7 @@ def _render_row(key: Key, default: Any, owners: Mapping[str, str] = OWNERS) -> s
 def _show(kind: Kind, default: Any) -> str:
     """Write a default as a file has it."""
     if kind is Kind.NUMBER:
-        return f"{default:g}"
+        return f"{default:.15g}"
     return default if isinstance(default, str) else json.dumps(default)
 
 

@@ -34,13 +34,13 @@ from wirebell.model import (
 )
 from wirebell.namespaces import check_publication
 from wirebell.operations import Operations, breathe
+from wirebell.operations.users import CONNECTIONS_MAX
 from wirebell.publishing import (
     CHANNELS_MAX,
     check_count,
     check_tags,
     create_options,
 )
-from wirebell.users import CONNECTIONS_MAX
 
 __all__ = ("METHODS", "Method")
 

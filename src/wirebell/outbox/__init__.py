@@ -4,8 +4,7 @@
 connection. If the transaction commits, a relay publishes the row, in the order of the commits; if
 it does not, there is no row. Needs the extra ``wirebell[sql]``.
 
-- `wirebell.outbox.tables`: the tables, and the statements on them. Every statement stands there.
-- `wirebell.outbox.rows`: what a row holds: publications and options as bytes.
+- `wirebell.outbox.tables`: the tables, what a row holds, and every statement on them.
 - `wirebell.outbox.database`: runs those statements on an engine, asynchronous or not.
 - `wirebell.outbox.relay`: publishes what waits, one relay at a time in each database.
 - `wirebell.outbox.outbox`: `Outbox`, which joins them, and takes what is published.

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import msgspec
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
@@ -19,14 +20,15 @@ from wirebell.errors import BadRequest, ConfigError
 from wirebell.model import ChannelOptions, Publication, PublishOptions, StreamPosition
 from wirebell.outbox.database import Database
 from wirebell.outbox.relay import Publisher, Relay
-from wirebell.outbox.rows import encode_options
 from wirebell.outbox.tables import (
     DIALECTS,
     OUTBOX,
     NewRow,
     add_row,
     create_tables,
+    encode_options,
     find_missing,
+    is_missing_table,
 )
 from wirebell.publishing import check_channel
 from wirebell.records import encode_publication
@@ -134,7 +136,8 @@ class Outbox:
 
         Raises:
             BadRequest: The name or the payload is out of bounds.
-            ConfigError: The session is of a database that cannot hold an outbox.
+            ConfigError: The session is of a database that cannot hold an outbox, or its tables are
+                missing.
             TypeError: It is no session.
         """
         row = self._create_row(channel, publication, how)
@@ -186,10 +189,7 @@ class Outbox:
             logger.warning("the outbox's database does not answer, which is waited for: %r", error)
             missing = []
         if missing:
-            raise ConfigError(
-                f"the database has no table {missing[0]}: add wirebell.outbox.METADATA to your "
-                "migrations, or call 'await outbox.create_tables()' before"
-            )
+            raise _missing(missing[0])
         if not self.relays:
             return
         statistics.outbox = OutboxStatistics()
@@ -204,8 +204,10 @@ class Outbox:
         if relay is not None and task is not None:
             relay.close()
             seconds = (self.settings or Settings()).close_timeout_seconds
-            await asyncio.wait([task], timeout=seconds)
-            task.cancel()
+            try:
+                await asyncio.wait([task], timeout=seconds)
+            finally:
+                task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         await self.database.aclose()
 
@@ -236,8 +238,21 @@ class Outbox:
             raise ConfigError(
                 f"the outbox works on {' and '.join(DIALECTS)}, got {connection.dialect.name!r}"
             )
-        add_row(connection, row, locks_channel=self.locks_channels)
+        try:
+            add_row(connection, row, locks_channel=self.locks_channels)
+        except DBAPIError as error:
+            if is_missing_table(error):
+                raise _missing(OUTBOX.name) from error
+            raise
         session.info[WAKES] = self
+
+
+def _missing(table: str) -> ConfigError:
+    """Say what to do about a table that is not there."""
+    return ConfigError(
+        f"the database has no table {table}: add wirebell.outbox.METADATA to your migrations, or "
+        f"call 'await outbox.create_tables()' before"
+    )
 
 
 def _wake(session: Session) -> None:

@@ -36,12 +36,13 @@ from wirebell.model import (
     PublishOptions,
     StreamPosition,
 )
-from wirebell.outbox.rows import decode_row, is_newer
 from wirebell.outbox.tables import (
     Settled,
     WaitingRow,
     claim,
+    decode_row,
     has_waiting,
+    is_newer,
     measure,
     release,
     settle,

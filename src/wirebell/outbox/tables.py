@@ -1,9 +1,12 @@
-"""The outbox's tables, and every statement on them.
+"""The outbox's tables, what a row holds, and every statement on them.
 
 Order: ids rise in the order of commits within a channel. SQLite lets one transaction write at a
 time, so there they do by themselves. On PostgreSQL a transaction takes a lock of its channel before
 it takes an id, and has it until it ends. So whoever sees a row sees every row of its channel that
 is to be published before it.
+
+A publication is written as in brokers (`wirebell.records`). Its options are one byte, the schema's
+version, and a MessagePack map: fields that a release does not know it leaves out.
 
 Functions take a connection inside a transaction, and end none. Every clock is the database's; for
 SQLite that is this machine's.
@@ -16,6 +19,7 @@ import zlib
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
+import msgspec
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -42,7 +46,11 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
+
+from wirebell.model import Publication, PublishOptions
+from wirebell.records import SCHEMA, UnknownRecord, decode_item
 
 __all__ = (
     "DIALECTS",
@@ -56,8 +64,12 @@ __all__ = (
     "add_row",
     "claim",
     "create_tables",
+    "decode_row",
+    "encode_options",
     "find_missing",
     "has_waiting",
+    "is_missing_table",
+    "is_newer",
     "measure",
     "release",
     "settle",
@@ -76,6 +88,10 @@ TABLES_LOCK = CHANNEL_LOCKS
 # What waits is counted so far: a scrape must stay cheap while a backlog is large.
 COUNTED_MAX = 10_000
 LEASE_NAME = "relay"
+OPTIONS_SCHEMA = 1
+
+_decoder = msgspec.msgpack.Decoder(PublishOptions)
+_NOTHING = PublishOptions()
 
 METADATA = MetaData()
 """The outbox's tables, for an application's migrations: ``target_metadata`` of Alembic takes a list
@@ -129,8 +145,8 @@ class WaitingRow(NamedTuple):
         id: Rises in the order of commits within a channel.
         uid: Unique for ever.
         channel: Where it is to be published.
-        publication: A record; see `wirebell.outbox.rows`.
-        options: Likewise; ``None`` for none.
+        publication: A record.
+        options: What holds for it alone; ``None`` for nothing.
         age_seconds: Since it was written, by the database's clock.
     """
 
@@ -162,6 +178,42 @@ class Measured(NamedTuple):
     aside_count: int
 
 
+def encode_options(how: PublishOptions | None) -> bytes | None:
+    """Write what holds for one publication; ``None`` for nothing."""
+    return None if how is None else bytes((OPTIONS_SCHEMA,)) + msgspec.msgpack.encode(how)
+
+
+def is_newer(row: WaitingRow) -> bool:
+    """Tell whether a newer release wrote the row: not this one can publish it, but others can."""
+    options = row.options or b"\x01"
+    return row.publication[:1] > bytes((SCHEMA,)) or options[:1] > bytes((OPTIONS_SCHEMA,))
+
+
+def decode_row(row: WaitingRow) -> tuple[Publication, PublishOptions]:
+    """Read what is to be published, and how.
+
+    The row's own id is the idempotency key where the application gave none, so that it is
+    published once however often it is tried; and the origin, by which history shows that it was.
+
+    Raises:
+        UnknownRecord: It is damaged, or of a newer schema.
+    """
+    item = decode_item(row.publication)
+    if not isinstance(item, Publication):
+        raise UnknownRecord("a row of the outbox is no publication")
+    how = _NOTHING
+    if row.options is not None:
+        try:
+            how = _decoder.decode(memoryview(row.options)[1:])
+        except msgspec.MsgspecError as error:
+            raise UnknownRecord(f"options of the outbox cannot be read: {error}") from error
+    key = how.idempotency_key or row.uid
+    return (
+        msgspec.structs.replace(item, origin=row.uid),
+        msgspec.structs.replace(how, idempotency_key=key),
+    )
+
+
 def create_tables(connection: Connection) -> None:
     """Create what is missing; several processes may do so at once."""
     if connection.dialect.name == "postgresql":
@@ -178,6 +230,14 @@ def find_missing(connection: Connection) -> list[str]:
     """Return the names of tables that are not there."""
     inspector = inspect(connection)
     return [name for name in METADATA.tables if not inspector.has_table(name)]
+
+
+def is_missing_table(error: DBAPIError) -> bool:
+    """Tell whether a statement failed because its table is not there."""
+    driver = error.orig
+    # Drivers of PostgreSQL have the error's code under one of two names; SQLite has but a text.
+    code = getattr(driver, "sqlstate", None) or getattr(driver, "pgcode", None)
+    return code == "42P01" or str(driver).startswith("no such table")
 
 
 def add_row(connection: Connection, row: NewRow, *, locks_channel: bool) -> None:

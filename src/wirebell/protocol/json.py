@@ -298,10 +298,7 @@ def _encode_publication(
 ) -> str:
     """Write a Publication of section 1.4."""
     if not is_delta:
-        if publication.format is _AS_JSON:
-            parts = f'{{"data":{_embed(publication.data) or "null"}'
-        else:
-            parts = f'{{"data":{_encode_document(publication)}'
+        parts = f'{{"data":{_encode_document(publication)}'
     elif patch is None:
         parts = f'{{"data":{_quote(_encode_document(publication))}'
     else:
@@ -314,6 +311,8 @@ def _encode_publication(
         parts += f',"tags":{_encode(publication.tags)}'
     if patch is not None:
         parts += ',"delta":true'
+    if publication.channel:
+        parts += f',"channel":{_quote_channel(publication.channel)}'
     if publication.offset == 1 and publication.epoch and not is_delta:
         parts += f',"epoch":{_quote(publication.epoch)}'
     if publication.version:

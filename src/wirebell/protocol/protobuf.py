@@ -320,6 +320,7 @@ def _build_publication(publication: Publication, patch: bytes | None = None) -> 
         offset=publication.offset,
         delta=patch is not None,
         version=publication.version,
+        channel=publication.channel,
     )
     if publication.info is not None:
         message.info.CopyFrom(_build_info(publication.info))

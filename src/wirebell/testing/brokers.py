@@ -8,6 +8,7 @@ share a server.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import Awaitable, Callable
 
@@ -17,7 +18,9 @@ from wirebell.errors import BrokerClosed
 from wirebell.history import recover
 from wirebell.interfaces import Broker, PresenceStore
 from wirebell.model import (
+    ChannelOptions,
     ClientInfo,
+    History,
     Membership,
     PayloadFormat,
     Publication,
@@ -41,6 +44,9 @@ __all__ = (
     "check_broker",
     "check_presence_store",
 )
+
+# Long enough for two publications, short enough to be waited for.
+BRIEF = ChannelOptions(history=History(size=10, ttl_seconds=0.3))
 
 
 async def check_order_with_history(broker: Broker, listener: RecordingListener) -> None:
@@ -142,6 +148,29 @@ async def check_history_size(broker: Broker, listener: RecordingListener) -> Non
     part = await broker.history(channel, KEPT, since=None, limit=100)
     assert [p.offset for p in part.publications] == list(range(6, 16))
     assert part.top.offset == 15
+
+
+async def check_history_ttl(broker: Broker, listener: RecordingListener) -> None:
+    """History ends ``ttl_seconds`` after the newest publication; offsets go on in their epoch."""
+    del listener
+    channel = fresh_channel()
+    await publish(broker, channel, number_publication(1), BRIEF)
+    position = await publish(broker, channel, number_publication(2), BRIEF)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DELIVERY_SECONDS_MAX):
+            while (  # noqa: ASYNC110 - a broker tells nobody
+                await broker.history(channel, BRIEF, since=None, limit=10)
+            ).publications:
+                await asyncio.sleep(0.02)
+    ended = await broker.history(channel, BRIEF, since=None, limit=10)
+    # Away from that moment: two clocks of one broker may differ by some milliseconds.
+    await asyncio.sleep(0.1)
+    following = await publish(broker, channel, number_publication(3), BRIEF)
+    part = await broker.history(channel, BRIEF, since=None, limit=10)
+    assert (tuple(ended.publications), ended.top) == ((), position), ended
+    assert following == StreamPosition(3, position.epoch), (position, following)
+    # A slow machine may read so late that this one has ended too.
+    assert [kept.offset for kept in part.publications] in ([3], []), part.publications
 
 
 async def check_history_since_and_limit(broker: Broker, listener: RecordingListener) -> None:
@@ -351,6 +380,7 @@ BROKER_GUARANTEES: tuple[BrokerCheck, ...] = (
     check_own_publications_once,
     check_unsubscribe,
     check_history_size,
+    check_history_ttl,
     check_history_since_and_limit,
     check_recovery,
     check_remove_history,

@@ -8,11 +8,15 @@ sections 1.2 to 1.7.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from wirebell.access import Access
 from wirebell.client import Client
+from wirebell.client_commands import handle_command
+from wirebell.client_requests import LateReply
 from wirebell.errors import (
     ClientDisconnected,
     Disconnect,
@@ -20,7 +24,7 @@ from wirebell.errors import (
     create_disconnect,
 )
 from wirebell.interfaces import Transport
-from wirebell.model import Frames
+from wirebell.model import Frames, Published
 from wirebell.node import Node
 from wirebell.protocol.codec import Codec
 from wirebell.protocol.messages import Command, Reply
@@ -169,7 +173,9 @@ class BidirectionalReceiver:
     def _publish(self, command: Command) -> Awaitable[None] | None:
         """Handle a frame that is but one publication."""
         try:
-            answer = self.client.handle("publish", command)
+            answer = handle_command(self.client, "publish", command)
+            if isinstance(answer, LateReply):
+                return self._reply_later(answer)
             if answer is not None and not isinstance(answer, Reply):
                 return self._finish(answer)
             self._reply(answer)
@@ -179,6 +185,28 @@ class BidirectionalReceiver:
             self._fail()
         return None
 
+    def _reply_later(self, answer: LateReply) -> asyncio.Future[None]:
+        """Answer a frame that was but one publication when the broker has, without a task."""
+        self.is_busy = True
+        done: asyncio.Future[None] = answer.published.get_loop().create_future()
+        answer.published.add_done_callback(partial(self._end_publish, answer, done))
+        return done
+
+    def _end_publish(
+        self, answer: LateReply, done: asyncio.Future[None], _published: asyncio.Future[Published]
+    ) -> None:
+        """Answer a publication; nothing came behind it in its frame."""
+        self.is_busy = False
+        try:
+            self._reply(answer.read())
+        except ClientDisconnected as error:
+            self.close(error.disconnect)
+        except Exception:  # noqa: BLE001 - it is logged there.
+            self._fail()
+        finally:
+            if not done.done():
+                done.set_result(None)
+
     def _go_on(self) -> Awaitable[None] | None:
         """Handle what waits, as far as nothing has to be waited for."""
         session, client = self.session, self.client
@@ -187,7 +215,7 @@ class BidirectionalReceiver:
                 name, command = found
                 if name == "connect":
                     session.connecting()
-                answer = client.handle(name, command)
+                answer = handle_command(client, name, command)
                 if answer is None or isinstance(answer, Reply):
                     self._reply(answer)
                 else:
@@ -208,7 +236,7 @@ class BidirectionalReceiver:
                 name, command = found
                 if name == "connect":
                     session.connecting()
-                answered = client.handle(name, command)
+                answered = handle_command(client, name, command)
                 if isinstance(answered, Awaitable):
                     answered = await answered
                 self._reply(answered)

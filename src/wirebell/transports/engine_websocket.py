@@ -145,7 +145,7 @@ class EngineWebSocket(LiveSocket[Host], Successor):
         self.queue: deque[Frames] | None = None
         self.queued_bytes = 0
         self.inbox: deque[Event] | None = None
-        self.work: asyncio.Task[None] | None = None
+        self.work: asyncio.Future[None] | None = None
         self.context: contextvars.Context | None = None
         self.deflate: Deflate | None = None
         self.idle_pings = 0
@@ -271,7 +271,7 @@ class EngineWebSocket(LiveSocket[Host], Successor):
                 self.idle_pings = 0
                 waiting = context.run(self.receiver.receive_text, event)
                 if waiting is not None:
-                    self._start(self._run(waiting))
+                    self._handle(waiting)
             else:
                 self._receive(event)
 
@@ -411,8 +411,10 @@ class EngineWebSocket(LiveSocket[Host], Successor):
         self.transport.close()
 
     def _handle(self, waiting: Awaitable[None] | None) -> None:
-        """Wait for what a receiver could not do at once, in a task that ends with it."""
-        if waiting is not None:
+        """Wait for what a receiver could not do at once: as it is, or in a task of its own."""
+        if isinstance(waiting, asyncio.Future):
+            self._expect(waiting)
+        elif waiting is not None:
             self._start(self._run(waiting))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -425,9 +427,13 @@ class EngineWebSocket(LiveSocket[Host], Successor):
                 return
         else:
             task = loop.create_task(work, context=self.context)
-        self.work = task
-        self.host.tasks.add(task)
-        task.add_done_callback(self._finish_work)
+        self._expect(task)
+
+    def _expect(self, work: asyncio.Future[None]) -> None:
+        """Go on when something has ended, and have the server wait for it when it stops."""
+        self.work = work
+        self.host.tasks.add(work)
+        work.add_done_callback(self._finish_work)
 
     async def _run(self, waiting: Awaitable[None]) -> None:
         """Wait for a handler, then for those of the messages that came meanwhile."""
@@ -442,7 +448,7 @@ class EngineWebSocket(LiveSocket[Host], Successor):
             # Not we were cancelled, but what the handler waited for.
             raise RuntimeError("a handler waited for what was cancelled") from error
 
-    def _finish_work(self, task: asyncio.Task[None]) -> None:
+    def _finish_work(self, task: asyncio.Future[None]) -> None:
         """Go on without a task; what came while it ended is handled now."""
         self.work = None
         self.host.tasks.discard(task)

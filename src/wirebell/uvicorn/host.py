@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from uvicorn.config import Config
@@ -46,7 +46,8 @@ class ServerHost:
     def __init__(self, config: Config, state: ServerState, settings: Settings) -> None:
         self.settings = settings
         self.config = config
-        self.tasks: set[asyncio.Task[None]] = state.tasks
+        # It waits for them when it stops, and cancels those that take too long.
+        self.tasks = cast("set[asyncio.Future[None]]", state.tasks)
         self.connections: set[Any] = state.connections
         self.ring: PingRing | None = None
         if config.ws_ping_interval:

@@ -111,7 +111,6 @@ def test_refused(url: str, words: str) -> None:
     [
         (NATSOptions(urls=()), "no URL"),
         (NATSOptions(urls=("redis://h",)), "begins with nats://"),
-        (NATSOptions(allows_wildcards=True), "not built yet"),
     ],
 )
 def test_refused_options(options: NATSOptions, words: str) -> None:

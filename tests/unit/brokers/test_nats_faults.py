@@ -42,3 +42,9 @@ def test_temporary() -> None:
     """What may pass in a moment is told from what does not."""
     assert Declined(10008, "").is_temporary
     assert not Declined(10071, "").is_temporary
+
+
+def test_taken() -> None:
+    """That somebody else was first is told in three ways, by servers of several releases."""
+    assert all(Declined(code, "").is_taken for code in (10071, 10158, 10164))
+    assert not Declined(10077, "").is_taken

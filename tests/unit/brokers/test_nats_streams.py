@@ -7,9 +7,8 @@ import pytest
 from wirebell.broker_options import NATSOptions
 from wirebell.brokers.nats.addresses import read_place
 from wirebell.brokers.nats.link import Link
-from wirebell.brokers.nats.messages import epoch_of
 from wirebell.brokers.nats.reading import Question, bounds_of
-from wirebell.brokers.nats.streams import Streams
+from wirebell.brokers.nats.streams import Streams, epoch_of
 from wirebell.model import History
 
 pytestmark = pytest.mark.anyio

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from wirebell.brokers.nats.faults import Declined, WireLost
-from wirebell.brokers.nats.wire import Wire
+from wirebell.brokers.nats.wire import LOST, TOO_LARGE, Request, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,6 +89,24 @@ async def test_something_else(data: bytes) -> None:
     assert transport.is_aborted
 
 
+async def test_a_receiver_that_raises(caplog: pytest.LogCaptureFixture) -> None:
+    """A mistake of whoever receives costs its message alone, and is logged; the link goes on."""
+    wire, transport = create_wire()
+    taken: list[bytes] = []
+
+    def receive(_: bytes, __: bytes, ___: bytes, data: bytes) -> None:
+        taken.append(data)
+        if len(taken) == 1:
+            raise ValueError("broken")
+
+    wire.receivers[b"2"] = receive
+    wire.data_received(STREAM)
+
+    assert [message[3] for message in MESSAGES] == taken
+    assert not transport.is_aborted
+    assert "ValueError: broken" in caplog.text
+
+
 async def test_line_without_an_end() -> None:
     """A line that does not end is not waited for."""
     wire, transport = create_wire()
@@ -118,7 +136,7 @@ async def test_answers() -> None:
     """An answer goes to who asked; nobody's is dropped; that nobody answers is an error."""
     wire, transport = create_wire()
     wire.listen()
-    asked = [asyncio.ensure_future(wire.request(b"q", b"")) for _ in range(2)]
+    asked = [asyncio.ensure_future(wire.ask(b"q", b"")) for _ in range(2)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
 
@@ -126,11 +144,47 @@ async def test_answers() -> None:
     wire.data_received(b"MSG %b7 1 2\r\nok\r\n" % wire.inbox)
     wire.data_received(b"HMSG %b1 1 16 16\r\nNATS/1.0 503\r\n\r\n\r\n" % wire.inbox)
 
-    assert b"ok" == await asked[1]
+    assert (b"", b"ok") == await asked[1]
     with pytest.raises(Declined):
         await asked[0]
     assert not wire.answers
     assert transport.data.startswith(b"SUB _INBOX.")
+
+
+async def test_many_answers() -> None:
+    """Answers to many are given in the questions' order; what did not come, or leave, shows."""
+    wire, transport = create_wire()
+    wire.data_received(STREAM)
+    wire.listen()
+    questions = [Request(b"q", data) for data in (b"a", bytes(200), b"b", b"c")]
+    asked = asyncio.ensure_future(wire.ask_all(questions, wire.loop.time() + 0.1))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+    for number in (3, 1):
+        wire.data_received(b"MSG %b%d 1 1\r\n%d\r\n" % (wire.inbox, number, number))
+    answers = await asked
+
+    assert [(b"", b"1"), (b"", b"3"), (LOST, b"")] == [answers[place] for place in (0, 2, 3)]
+    assert TOO_LARGE == answers[1][0]
+    assert not wire.answers
+    assert 3 == transport.data.count(b"PUB q ")
+
+
+async def test_many_questions_wait_for_the_server() -> None:
+    """While the server takes nothing nothing more is written; who waits is told in time."""
+    wire, transport = create_wire()
+    wire.pause_writing()
+
+    late = await wire.ask_all([Request(b"q", b"late")], wire.loop.time() + 0.01)
+    asked = asyncio.ensure_future(wire.ask_all([Request(b"q", b"a")], wire.loop.time() + 10))
+    await asyncio.sleep(0)
+    written = transport.data
+    wire.connection_lost(None)
+
+    assert [(LOST, b"")] == late == await asked
+    assert b"" == written
+    assert not wire.answers
 
 
 async def test_lost() -> None:
@@ -138,8 +192,8 @@ async def test_lost() -> None:
     wire, _ = create_wire()
     lost: list[bool] = []
     wire.handle_lost = lambda: lost.append(True)
-    ask: Callable[[], asyncio.Future[bytes]] = lambda: asyncio.ensure_future(  # noqa: E731
-        wire.request(b"q", b"")
+    ask: Callable[[], asyncio.Future[tuple[bytes, bytes]]] = lambda: asyncio.ensure_future(  # noqa: E731
+        wire.ask(b"q", b"")
     )
     asked, pong = ask(), wire.sync()
     await asyncio.sleep(0)

@@ -45,7 +45,7 @@ def test_groups() -> None:
         batch.arguments
     )
 
-    assert [0, 2, 5] == shards == batch.shards
+    assert ([0, 2, 5], 5) == (shards, batch.count)
     assert ([0, 0, 1], [b"a", b"b", b"a"], [5, 2, 0]) == (kinds, keys, of)
     assert ([2, 0, 0], [3, None, None]) == (counts, sizes)
     assert ([2.0, None, None], [4.0, None, None]) == (ttls, metas)
@@ -95,6 +95,20 @@ def test_keys_and_versions() -> None:
     assert Published(StreamPosition(1, "y")) == results[2]
     # It is the first that is kept, because the one before it was left out.
     assert Published(StreamPosition(5, "x")) == results[3]
+
+
+def test_key_behind_a_version() -> None:
+    """Whether a key counts is not known while its version may be old: the batch ends before it."""
+    both = PublishOptions(idempotency_key="k", version=1)
+    items = [
+        Item(b"a", 1, b"1", KEPT, both),
+        Item(b"a", 1, b"2", KEPT),
+        Item(b"a", 1, b"3", KEPT, PublishOptions(idempotency_key="k", version=2)),
+        Item(b"a", 1, b"4", KEPT),
+    ]
+
+    assert [2, 2] == [Batch(items).count, Batch(items[2:]).count]
+    assert [b"1", b"2"] == Batch(items).arguments[10]
 
 
 def test_names() -> None:

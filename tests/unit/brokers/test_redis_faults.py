@@ -23,6 +23,8 @@ WHERE = Address("h", 1)
         (exceptions.AuthenticationError("Authentication required."), "NOAUTH"),
         (exceptions.AuthenticationError("invalid username-password pair"), "WRONGPASS"),
         (exceptions.NoPermissionError("this user has no permissions"), "NOPERM"),
+        (exceptions.ResponseError("The user executing the script can't run this"), "NOPERM"),
+        (hiredis.ReplyError("ERR ACL failure in script: User di has no"), "NOPERM"),
         (hiredis.ReplyError("MISCONF Redis is configured to save"), "MISCONF"),
         (exceptions.ResponseError("MISCONF Errors writing to the AOF file"), "MISCONF"),
         (exceptions.OutOfMemoryError("command not allowed"), "OOM"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from wirebell.broker_options import RedisOptions
@@ -9,7 +11,7 @@ from wirebell.brokers.redis.addresses import Address, read_places
 from wirebell.brokers.redis.broker import RedisBroker
 from wirebell.brokers.redis.presence import RedisPresenceStore
 from wirebell.brokers.redis.scripts import HISTORY, PRESENCE, PUBLISH, RENEW
-from wirebell.brokers.redis.servers import PARTITION_COUNT, check_server, create_servers
+from wirebell.brokers.redis.servers import PARTITION_COUNT, Servers, check_server, create_servers
 from wirebell.brokers.redis.wire import ServerInfo
 from wirebell.errors import BrokerClosed, BrokerUnavailable, ConfigError
 from wirebell.model import ChannelOptions, ClientInfo, Publication
@@ -62,11 +64,33 @@ async def test_one_server_is_itself() -> None:
     (place,) = read_places(RedisOptions(addresses=("h:1",)))
     servers = create_servers(place, "w")
 
+    assert (1, WHERE) == (servers.partition_count, await servers.find())
     servers.forget()
+    assert WHERE == await servers.find()
 
-    assert (1, WHERE, WHERE) == (
-        servers.partition_count, await servers.find(), await servers.refresh()
-    )  # fmt: skip
+
+async def test_one_question_for_all() -> None:
+    """Who waits meanwhile shares the question and its failure; the next one asks again."""
+    away = BrokerUnavailable("away")
+    answers: list[list[Address] | Exception] = [away, [WHERE, Address("h", 2)], away]
+
+    async def ask() -> list[Address]:
+        await asyncio.sleep(0)
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    servers = Servers(ask, 2)
+
+    refused = await asyncio.gather(*(servers.find() for _ in range(3)), return_exceptions=True)
+    found = await asyncio.gather(servers.find(0), servers.find(1))
+
+    assert [BrokerUnavailable] * 3 == [type(each) for each in refused]
+    assert [WHERE, Address("h", 2)] == list(found)
+    with pytest.raises(BrokerUnavailable):
+        await servers.refresh()
+    assert WHERE == await servers.find()
 
 
 def test_partitions_never_change() -> None:
@@ -78,10 +102,11 @@ def test_partitions_never_change() -> None:
 
 def test_scripts_have_names_of_their_own() -> None:
     """Redis knows a script by its text, and refuses it before it runs where it may not write."""
-    scripts = (PUBLISH, RENEW, HISTORY, PRESENCE)
+    writing = (PUBLISH, RENEW, PRESENCE)
 
-    assert 4 == len({script.sha for script in scripts})
-    assert all(script.body.startswith("#!lua\n") for script in scripts)
+    assert 4 == len({script.sha for script in (*writing, HISTORY)})
+    assert all(script.body.startswith("#!lua\n") for script in writing)
+    assert HISTORY.body.startswith("#!lua flags=allow-oom\n")
 
 
 async def test_used_before_start() -> None:

@@ -142,6 +142,8 @@ def test_nats() -> None:
         "broker__nats__dial_timeout": "3s",
         "broker__nats__write_timeout": "2s",
         "broker__nats__replicas": 3,
+        "broker__nats__credentials": "app.creds",
+        "broker__nats__allow_wildcards": True,
         "broker__nats__prefix": "shop",
         "broker__nats__tls__enabled": True,
     }
@@ -156,6 +158,8 @@ def test_nats() -> None:
         io_timeout_seconds=2.0,
         tls=BrokerTLS(),
         replicas=3,
+        credentials="app.creds",
+        allows_wildcards=True,
     )
     assert (None, RedisOptions()) == (alone.presence, beside.presence)
 
@@ -294,7 +298,7 @@ def test_what_is_wrong_is_said_in_our_name_for_it() -> None:
     """Where our key says how long presence is kept, its error names our key."""
     flags = {"engine__type": "redis", "engine__redis__presence_ttl": "50s"}
 
-    with pytest.raises(ConfigError, match=r"must be below presence_ttl_seconds \(20"):
+    with pytest.raises(ConfigError, match=r"must be below --presence_ttl_seconds \(20"):
         read(**flags, presence_ttl_seconds="20")
 
 
@@ -332,10 +336,14 @@ def test_prefixes_are_never_the_reference_s(
         ({"engine.type": "tarantool"}, r"--engine\.type must be one of memory, redis, sqlite"),
         ({"engine.type": "sqlite"}, r"engine\.type 'sqlite' needs engine\.sqlite\.path"),
         ({"broker.type": "nats", "broker.nats.url": " , "}, r"--broker\.nats\.url is missing"),
+        (
+            {"broker.type": "postgres", "broker.postgres.dsn": "secret"},
+            r"^--broker\.postgres\.dsn must be postgresql://",
+        ),
         ({"broker.type": "postgres"}, r"broker\.type 'postgres' needs broker\.postgres\.dsn"),
         (
             {"engine.type": "redis", "engine.redis.connect_timeout": "2m"},
-            r"--engine\.redis\.connect_timeout must be at most 60, got '2m'",
+            r"--engine\.redis\.connect_timeout must be at most 60s, got '2m'",
         ),
         (
             {"engine.type": "redis", "engine.redis.db": "-1"},
@@ -347,7 +355,7 @@ def test_prefixes_are_never_the_reference_s(
         ),
         (
             {"engine.type": "redis", "engine.redis.presence_ttl": "20s"},
-            r"must be below engine\.redis\.presence_ttl \(20",
+            r"^client\.presence_update_interval must be below --engine\.redis\.presence_ttl \(20",
         ),
         (
             {

@@ -145,6 +145,13 @@ def test_draining_ends_within_the_shutdown(timeout: str, drain: float) -> None:
     assert drain == read(shutdown__timeout=timeout).settings.drain_window_seconds
 
 
+def test_a_long_handover_shortens_the_drain() -> None:
+    """Leaves that are put off are told within the shutdown, too."""
+    settings = read(shutdown__timeout="15s", handover_seconds=10).settings
+
+    assert (3.0, 10.0) == (settings.drain_window_seconds, settings.handover_seconds)
+
+
 def test_subscription_tokens_of_their_own() -> None:
     """Subscription tokens have other keys where that is switched on."""
     configuration = read(
@@ -183,8 +190,13 @@ def test_names() -> None:
         ({"tick_bytes_max": "0"}, "--tick_bytes_max: .*greater than or equal to 1, got 0"),
         (
             {"client__presence_update_interval": "90s"},
-            r"client\.presence_update_interval must be below presence_ttl_seconds \(60",
+            r"^--client\.presence_update_interval must be below presence_ttl_seconds \(60",
         ),
+        (
+            {"node_announce_seconds": "20"},
+            r"^--node_announce_seconds must be below node_forget_seconds \(10",
+        ),
+        ({"revocations_max": "0"}, "--revocations_max: .*greater than or equal to 1, got 0"),
         ({"channel__namespaces": [{"name": "a:b"}]}, "a name has letters"),
         ({"channel__namespaces": [{"name": "é"}]}, "a name has letters"),
         (

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -32,8 +33,7 @@ from wirebell import (
 )
 from wirebell.metrics import render_metrics
 from wirebell.outbox import Outbox
-from wirebell.outbox.rows import decode_row
-from wirebell.outbox.tables import claim
+from wirebell.outbox.tables import claim, decode_row
 
 pytestmark = pytest.mark.anyio
 
@@ -175,6 +175,24 @@ async def test_missing_tables(tmp_path: Path) -> None:
     await outbox.create_tables()
     async with rt.lifespan(FastAPI()):
         pass
+
+
+async def test_publishing_without_tables(tmp_path: Path) -> None:
+    """A process that relays nothing learns at the call what to do."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'empty.db'}")
+    with (
+        Session(engine) as session,
+        pytest.raises(ConfigError, match=r"no table wirebell_outbox: "),
+    ):
+        Outbox(engine).add_now(session, "a", Publication(b"x"))
+    engine.dispose()
+
+
+async def test_publishing_into_other_tables(found: Database) -> None:
+    """Whatever else the database refuses is raised as the driver says it."""
+    found.now(lambda link: link.execute(text("ALTER TABLE wirebell_outbox DROP COLUMN options")))
+    with Session(found.engine) as session, pytest.raises(OperationalError, match="options"):
+        Outbox(found.engine).add_now(session, "a", Publication(b"x"))
 
 
 async def test_started_without_a_database(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,10 +6,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from sqlalchemy import delete, inspect, text, update
 
 from tests.unit.outbox.outboxes import Database, database
+from wirebell.model import ClientInfo, Membership, PayloadFormat, Publication, PublishOptions
 from wirebell.outbox.tables import (
     LEASE,
     METADATA,
@@ -19,12 +21,18 @@ from wirebell.outbox.tables import (
     WaitingRow,
     claim,
     create_tables,
+    decode_row,
+    encode_options,
     find_missing,
     has_waiting,
+    is_newer,
     measure,
     release,
     settle,
 )
+from wirebell.records import UnknownRecord, encode_membership, encode_publication
+
+SAID = Publication(b"{}", PayloadFormat.JSON, key="k", tags={"a": "b"}, version=3, exclude="c")
 
 
 @pytest.fixture
@@ -162,3 +170,54 @@ def test_without_a_row_of_the_lease(found: Database) -> None:
     first, second = take(found, "one"), take(found, "one")
 
     assert (None, 1) == (first, len(second or ()))
+
+
+def row(publication: bytes, options: bytes | None = None) -> WaitingRow:
+    """Return a row."""
+    return WaitingRow(1, "uid", "a", publication, options, 0.0)
+
+
+def test_a_row_round_trip() -> None:
+    """A row gives back what was published, with its id as origin and as idempotency key."""
+    how = PublishOptions(version=2**64 - 1, version_epoch="e", skip_history=True)
+
+    decoded = decode_row(row(encode_publication(SAID), encode_options(how)))
+
+    assert msgspec.structs.replace(SAID, origin="uid") == decoded[0]
+    assert msgspec.structs.replace(how, idempotency_key="uid") == decoded[1]
+
+
+def test_a_row_without_options() -> None:
+    """Without options there is the id alone; a key of the application's own stays."""
+    own = encode_options(PublishOptions(idempotency_key="own"))
+    record = encode_publication(SAID)
+
+    assert None is encode_options(None)
+    assert PublishOptions(idempotency_key="uid") == decode_row(row(record))[1]
+    assert "own" == decode_row(row(record, own))[1].idempotency_key
+
+
+@pytest.mark.parametrize(
+    ("publication", "options"),
+    [
+        (b"", None),
+        (b"\x01\xc1", None),
+        (encode_membership(Membership(ClientInfo("c"), joined=True)), None),
+        (encode_publication(SAID), b"\x01\xc1"),
+        (encode_publication(SAID), b""),
+    ],
+)
+def test_a_damaged_row(publication: bytes, options: bytes | None) -> None:
+    """What cannot be read says so, and no newer release could."""
+    damaged = row(publication, options)
+
+    with pytest.raises(UnknownRecord):
+        decode_row(damaged)
+    assert not is_newer(damaged)
+
+
+def test_a_newer_row() -> None:
+    """A newer release's row is told apart from a damaged one."""
+    assert is_newer(row(b"\x02rest"))
+    assert is_newer(row(encode_publication(SAID), b"\x02rest"))
+    assert not is_newer(row(encode_publication(SAID), encode_options(PublishOptions())))

@@ -13,6 +13,7 @@ from tests.unit.clocks import pass_time, turns
 from tests.unit.nodes import running
 from wirebell.access import ConnectGrant
 from wirebell.errors import (
+    BrokerUnavailable,
     ClientDisconnected,
     DisconnectCode,
     ErrorCode,
@@ -20,6 +21,7 @@ from wirebell.errors import (
     ProtocolError,
     create_disconnect,
 )
+from wirebell.model import Published, StreamPosition
 from wirebell.protocol.codec import Codec
 from wirebell.protocol.json import JSON, JSONCodec
 from wirebell.protocol.messages import Reply
@@ -68,6 +70,59 @@ async def test_one_publication_in_a_frame(codec: Codec) -> None:
 
         assert None is peer.hand_over(frame)
         assert [{"id": 2, "publish": {}}] == await peer.wait_news()
+
+
+@both
+@pytest.mark.parametrize("error", [None, BrokerUnavailable("away"), LimitExceeded("too many")])
+async def test_one_publication_in_a_frame_that_waits_for_the_broker(
+    codec: Codec, error: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It needs no task: the reply is written when the broker has answered, and it counts then."""
+    async with running() as rig:
+        peer = Peer(rig, codec)
+        await peer.connect()
+        published: asyncio.Future[Published] = asyncio.get_running_loop().create_future()
+        monkeypatch.setattr(rig.broker, "publish", lambda *_: published)
+        before = asyncio.all_tasks()
+
+        waiting = peer.hand_over(
+            encode_frame(codec, {"id": 2, "publish": {"channel": "a", "data": 1}})
+        )
+        assert waiting is not None
+        assert (before, True) == (asyncio.all_tasks(), peer.receiver.is_busy)
+        if error is None:
+            published.set_result(Published(StreamPosition()))
+        else:
+            published.set_exception(error)
+        await waiting
+
+        [reply] = await peer.wait_news()
+        assert (2, error is None) == (reply["id"], "publish" in reply)
+        assert not peer.receiver.is_busy
+        statistics = rig.node.statistics
+        assert (error is None) == (statistics.published_count == 1)
+        assert isinstance(error, BrokerUnavailable) == (statistics.publish_error_count == 1)
+
+
+async def test_one_publication_in_a_frame_whose_client_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody is answered any more, and what the server gave up is not told again."""
+    async with running() as rig:
+        peer = Peer(rig)
+        await peer.connect()
+        published: asyncio.Future[Published] = asyncio.get_running_loop().create_future()
+        monkeypatch.setattr(rig.broker, "publish", lambda *_: published)
+        frame = encode_frame(JSON, {"id": 2, "publish": {"channel": "a", "data": 1}})
+        waiting = peer.hand_over(frame)
+        assert isinstance(waiting, asyncio.Future)
+
+        peer.receiver.receive_eof()
+        waiting.cancel()
+        published.set_result(Published(StreamPosition()))
+        await turns()
+
+        assert [] == peer.news()
 
 
 async def test_one_publication_in_a_frame_that_fails() -> None:

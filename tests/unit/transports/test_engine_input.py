@@ -41,6 +41,24 @@ async def test_plain_handlers_need_no_task() -> None:
     assert (before, None) == (asyncio.all_tasks(), link.carrier.work)
 
 
+async def test_what_is_brought_needs_no_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A future is waited for as it is: messages behind it wait, and so does the server."""
+    link = await opened()
+    brought: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    with monkeypatch.context() as patch:
+        patch.setattr(link.receiver, "receive_text", lambda _: brought)
+        link.say("1")
+    before = asyncio.all_tasks()
+    link.say("2")
+    assert (["open"], {brought}) == (link.receiver.calls, link.host.tasks)
+
+    brought.set_result(None)
+    await turns()
+
+    assert (["open", "2"], set()) == (link.receiver.calls, link.host.tasks)
+    assert (before, None) == (asyncio.all_tasks(), link.carrier.work)
+
+
 async def test_handlers_run_one_at_a_time() -> None:
     """Messages behind a handler that waits keep their order, whatever their own handlers do."""
     link = await opened("1", "3")

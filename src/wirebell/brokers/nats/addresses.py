@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import re
 import ssl
-import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 import msgspec
 
 from wirebell.broker_options import BrokerTLS, NATSOptions
+from wirebell.broker_tls import create_tls
+from wirebell.brokers.nats.credentials import read_credentials
 from wirebell.errors import ConfigError
 
 __all__ = ("Address", "Place", "read_place", "read_url")
@@ -37,7 +38,10 @@ QUERY_TLS = {
     "tls_key": "key",
     "tls_server_name": "server_name",
 }
-KNOWN = tuple(sorted((*QUERY_SECONDS, *QUERY_TLS, "prefix", "replicas", "tls_skip_verify")))
+QUERY_TEXTS = ("credentials", "prefix")
+QUERY_FLAGS = {"allow_wildcards": "allows_wildcards", "tls_skip_verify": "skip_verify"}
+FLAGS = {"true": True, "1": True, "false": False, "0": False}
+KNOWN = tuple(sorted((*QUERY_SECONDS, *QUERY_TLS, *QUERY_TEXTS, *QUERY_FLAGS, "replicas")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class Address:
         port: Its port.
         user: Empty for none; without a password it is a token.
         password: Empty for none.
+        credentials: The path of a file that has them; empty for none.
         tls: ``None`` speaks without, unless the server asks for it.
         server_name: That its certificate must have; empty for the host.
     """
@@ -57,6 +62,7 @@ class Address:
     port: int
     user: str = ""
     password: str = field(default="", repr=False)
+    credentials: str = ""
     tls: ssl.SSLContext | None = None
     server_name: str = ""
 
@@ -114,7 +120,7 @@ def read_place(options: NATSOptions) -> Place:
     """Turn options into a place.
 
     Raises:
-        ConfigError: A value is out of its bounds, or a certificate cannot be read.
+        ConfigError: A value is out of its bounds, or a file cannot be read.
     """
     if not re.fullmatch(rf"[A-Za-z0-9_-]{{1,{PREFIX_BYTES_MAX}}}", options.prefix):
         raise ConfigError(
@@ -128,14 +134,13 @@ def read_place(options: NATSOptions) -> Place:
             )
     if not 0 <= options.replicas <= REPLICAS_MAX:
         raise ConfigError(f"replicas is 0 to {REPLICAS_MAX}, got {options.replicas}")
-    if options.allows_wildcards:
-        raise ConfigError("allows_wildcards: subscribing by a pattern is not built yet")
     if not options.urls:
         raise ConfigError("no URL of NATS is given")
-    context = None if options.tls is None else _create_tls(options.tls)
-    name = "" if options.tls is None else options.tls.server_name
+    if options.credentials:
+        # Each connect reads them anew; what is wrong with them is told before the first.
+        read_credentials(options.credentials)
     return Place(
-        tuple(_read_address(url, context, name) for url in options.urls),
+        tuple(_read_address(url, options) for url in options.urls),
         options.prefix,
         options.connect_timeout_seconds,
         options.io_timeout_seconds,
@@ -143,15 +148,24 @@ def read_place(options: NATSOptions) -> Place:
     )
 
 
-def _read_address(url: str, context: ssl.SSLContext | None, server_name: str) -> Address:
+def _read_address(url: str, options: NATSOptions) -> Address:
     """Read one URL of `NATSOptions.urls`."""
     parts = _split(url if "://" in url else f"nats://{url}")
     userinfo, _, name = parts.netloc.rpartition("@")
     host, port = _read_host(name)
     user, _, password = userinfo.partition(":")
-    if context is None and parts.scheme == "tls":
-        context = _create_tls(BrokerTLS())
-    return Address(host, port, unquote(user), unquote(password), context, server_name)
+    if user and options.credentials:
+        raise ConfigError(f"NATS at {name} is given a user and credentials: which of them counts?")
+    tls = options.tls or (BrokerTLS() if parts.scheme == "tls" else None)
+    return Address(
+        host,
+        port,
+        unquote(user),
+        unquote(password),
+        options.credentials,
+        None if tls is None else create_tls(tls, "NATS", ssl.SSLContext),
+        "" if tls is None else tls.server_name,
+    )
 
 
 def _split(url: str) -> SplitResult:
@@ -169,7 +183,9 @@ def _read_host(text: str) -> tuple[str, int]:
     """Read ``host:port``."""
     try:
         parts = urlsplit(f"//{text}")
-        host, port = parts.hostname, parts.port
+        host, port = parts.hostname or "", parts.port
+        # As whoever looks it up will write it.
+        host.encode("idna")
     except ValueError as error:
         raise ConfigError(f"{text!r} is no host:port: {error}") from None
     if not host:
@@ -183,16 +199,17 @@ def _read_query(query: str) -> dict[str, object]:
     tls: dict[str, object] = {}
     for name, values in parse_qs(query, keep_blank_values=True).items():
         value = values[-1]
-        if name == "prefix":
-            changes["prefix"] = value
+        if name in QUERY_TEXTS:
+            changes[name] = value
         elif name in QUERY_SECONDS:
-            changes[QUERY_SECONDS[name]] = _read_number(name, value)
+            changes[QUERY_SECONDS[name]] = _read_value(name, value, float, "a number of seconds")
         elif name == "replicas":
-            changes["replicas"] = int(_read_number(name, value))
+            changes[name] = _read_value(name, value, int, "a whole number")
         elif name in QUERY_TLS:
             tls[QUERY_TLS[name]] = value
-        elif name == "tls_skip_verify" and value in {"true", "false", "1", "0"}:
-            tls["skip_verify"] = value in {"true", "1"}
+        elif name in QUERY_FLAGS:
+            target = tls if name.startswith("tls_") else changes
+            target[QUERY_FLAGS[name]] = _read_value(name, value, FLAGS.__getitem__, "true or false")
         else:
             raise ConfigError(f"broker_url of NATS says {name!r}, known are: {', '.join(KNOWN)}")
     if tls:
@@ -200,52 +217,9 @@ def _read_query(query: str) -> dict[str, object]:
     return changes
 
 
-def _read_number(name: str, text: str) -> float:
-    """Read a number."""
+def _read_value(name: str, text: str, read: Callable[[str], object], kind: str) -> object:
+    """Read what stands behind a word."""
     try:
-        return float(text)
-    except ValueError:
-        raise ConfigError(f"{name} is a number, got {text!r}") from None
-
-
-def _create_tls(tls: BrokerTLS) -> ssl.SSLContext:
-    """Make what a link is encrypted with.
-
-    Raises:
-        ConfigError: A certificate cannot be read.
-    """
-    try:
-        authorities = tls.authorities
-        is_text = _is_pem(authorities)
-        context = ssl.create_default_context(
-            cafile=None if is_text or not authorities else authorities,
-            cadata=authorities if is_text else None,
-        )
-        if tls.skip_verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if tls.certificate:
-            _load_certificate(context, tls)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"a certificate for NATS cannot be read: {error}") from error
-    return context
-
-
-def _load_certificate(context: ssl.SSLContext, tls: BrokerTLS) -> None:
-    """Load our own certificate; the standard library takes files only."""
-    with tempfile.TemporaryDirectory(prefix="wirebell-") as folder:
-        paths: list[str] = []
-        for name in ("certificate", "key"):
-            text = getattr(tls, name)
-            if _is_pem(text):
-                path = Path(folder, name)
-                path.touch(mode=0o600)
-                path.write_text(text)
-                text = str(path)
-            paths.append(text)
-        context.load_cert_chain(paths[0], paths[1] or None)
-
-
-def _is_pem(text: str) -> bool:
-    """Tell a certificate itself from the path of one."""
-    return "-----BEGIN" in text
+        return read(text)
+    except (ValueError, KeyError):
+        raise ConfigError(f"{name} in broker_url of NATS is {kind}, got {text!r}") from None

@@ -7,17 +7,29 @@ import secrets
 import time
 from collections.abc import Awaitable
 
+import msgspec
+
 from wirebell.broker_options import NATSOptions
 from wirebell.brokers.nats.addresses import read_place
 from wirebell.brokers.nats.chains import Item
 from wirebell.brokers.nats.faults import Declined, explain
-from wirebell.brokers.nats.frames import CLAIM, KEPT, UNKEPT, decode_frame, encode_unkept, word_of
+from wirebell.brokers.nats.frames import (
+    CLAIM,
+    KEPT,
+    UNKEPT,
+    decode_frame,
+    decode_heard,
+    encode_heard,
+    encode_unkept,
+    word_of,
+    words_of,
+)
 from wirebell.brokers.nats.link import Link
 from wirebell.brokers.nats.publisher import Publisher
 from wirebell.brokers.nats.reading import Question, Reader
 from wirebell.brokers.nats.streams import Streams
 from wirebell.brokers.nats.wire import Receive, Wire
-from wirebell.errors import BrokerClosed
+from wirebell.errors import BadRequest, BrokerClosed
 from wirebell.history import StreamSlice
 from wirebell.interfaces import BrokerListener
 from wirebell.model import (
@@ -29,6 +41,7 @@ from wirebell.model import (
     PublishOptions,
     StreamPosition,
 )
+from wirebell.patterns import is_pattern
 from wirebell.records import UnknownRecord, decode_item, encode_membership, encode_publication
 
 __all__ = ("NATSBroker",)
@@ -37,18 +50,19 @@ logger = logging.getLogger(__name__)
 
 CONTROL_BYTES_MAX = 1024 * 1024
 UNKNOWN_LOG_SECONDS = 60.0
-WORDS_MAX = 20_000
-"""Channels whose words are remembered; about 300 bytes each."""
 
 
 class NATSBroker:
     """A `wirebell.interfaces.Broker` through NATS with JetStream.
 
-    Mutable state: the channels that are received with the position that was delivered last, and
-    words of channels that were used lately. To be used on the loop that called `start`.
+    Mutable state: the channels that are received with the position that was delivered last. To be
+    used on the loop that called `start`.
 
     Args:
         options: Where NATS is.
+
+    Attributes:
+        has_patterns: A name may be a pattern, and stands for many channels then.
 
     Raises:
         ConfigError: A value of the options is out of its bounds.
@@ -57,9 +71,9 @@ class NATSBroker:
     def __init__(self, options: NATSOptions) -> None:
         self.place = read_place(options)
         self.prefix = self.place.prefix.encode()
+        self.has_patterns = options.allows_wildcards
         self.listener: BrokerListener | None = None
         self.reconnects = 0
-        self.words: dict[str, bytes] = {}
         self.seen: dict[str, tuple[str, int]] = {}
         self.unknown_logged_at = -UNKNOWN_LOG_SECONDS
         self._connect_anew()
@@ -116,7 +130,6 @@ class NATSBroker:
         await self.publisher.aclose()
         await self.link.aclose()
         self.seen.clear()
-        self.words.clear()
 
     async def _prepare(self, wire: Wire) -> None:
         """See on a new wire that everything is there."""
@@ -134,13 +147,17 @@ class NATSBroker:
 
     async def subscribe(self, channel: str) -> None:
         """Receive what is put into a channel from now on; NATS has confirmed it then."""
-        word = self._word(channel)
-        subject = self.streams.live(word, b"*")
-        await self.link.subscribe(subject, self._create_receive(channel, word))
+        self._running()
+        if self._is_pattern(channel):
+            receive = self._create_pattern_receive(channel)
+        else:
+            receive = self._create_receive(channel, word_of(channel))
+        await self.link.subscribe(self._subject(channel), receive)
 
     async def unsubscribe(self, channel: str) -> None:
         """Receive nothing of a channel any more, from now on."""
-        self.link.unsubscribe(self.streams.live(self._word(channel), b"*"))
+        self._running()
+        self.link.unsubscribe(self._subject(channel))
         self.seen.pop(channel, None)
 
     def publish(
@@ -151,8 +168,7 @@ class NATSBroker:
         how: PublishOptions | None = None,
     ) -> Awaitable[Published]:
         """Append to history, where the channel has one, and deliver: with this turn's write."""
-        word = self.words.get(channel) or self._word(channel)
-        history = options.history
+        word, history, heard = self._word(channel), options.history, None
         record = encode_publication(publication)
         if how is not None:
             if how.skip_history:
@@ -160,8 +176,10 @@ class NATSBroker:
             if not how.idempotency_key and (not how.version or history is None):
                 how = None
         if history is None:
+            if self.has_patterns and (words := words_of(channel)):
+                heard = self.prefix + b".w." + words, encode_heard(channel, record)
             record = encode_unkept(record)
-        return self.publisher.add(Item(self.streams.live(word), word, record, history, how))
+        return self.publisher.add(Item(self.streams.live(word), word, record, history, how, heard))
 
     async def publish_membership(self, channel: str, membership: Membership) -> None:
         """Deliver a join or a leave."""
@@ -227,6 +245,24 @@ class NATSBroker:
 
         return receive
 
+    def _create_pattern_receive(self, pattern: str) -> Receive:
+        """Create what takes what a pattern hears."""
+
+        def receive(_: bytes, __: bytes, ___: bytes, data: bytes) -> None:
+            listener = self.listener
+            if listener is None:
+                return
+            try:
+                channel, record = decode_heard(data)
+                item = decode_item(record)
+            except UnknownRecord as error:
+                self._note_unknown(str(error))
+                return
+            if isinstance(item, Publication):
+                listener.handle_item(pattern, msgspec.structs.replace(item, channel=channel))
+
+        return receive
+
     def _take_frame(
         self, listener: BrokerListener, channel: str, word: bytes, headers: bytes, data: bytes
     ) -> None:
@@ -272,15 +308,33 @@ class NATSBroker:
         if self.listener is None:
             raise BrokerClosed("the NATS broker is not running")
 
+    def _is_pattern(self, name: str) -> bool:
+        """Tell whether a name stands for many channels."""
+        return self.has_patterns and is_pattern(name)
+
     def _word(self, channel: str) -> bytes:
-        """Return a channel's word, for as long as the broker runs."""
+        """Return a channel's word, for as long as the broker runs.
+
+        Raises:
+            BadRequest: It is a pattern.
+        """
         self._running()
-        word = self.words.get(channel)
-        if word is None:
-            if len(self.words) >= WORDS_MAX:
-                self.words.clear()
-            word = self.words[channel] = word_of(channel)
-        return word
+        if self._is_pattern(channel):
+            raise BadRequest(f"{channel!r} is a pattern: it can only be subscribed to")
+        return word_of(channel)
+
+    def _subject(self, name: str) -> bytes:
+        """Return where a channel, or a pattern, is received.
+
+        Raises:
+            BadRequest: The pattern is too long.
+        """
+        if not self._is_pattern(name):
+            return self.streams.live(word_of(name), b"*")
+        words = words_of(name)
+        if not words:
+            raise BadRequest(f"a pattern of {len(name)} characters is too long for NATS")
+        return self.prefix + b".w." + words
 
     def _node_subject(self, node_id: str) -> bytes:
         """Return where a node is told something, or all."""

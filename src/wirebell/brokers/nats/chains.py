@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from wirebell.brokers.nats.frames import Frame, encode_frame
-from wirebell.brokers.nats.link import Ack, Link
-from wirebell.brokers.nats.messages import Tail
+from wirebell.brokers.nats.faults import Declined
+from wirebell.brokers.nats.frames import CHAIN_MAX, Frame, encode_frame
+from wirebell.brokers.nats.link import Link
+from wirebell.brokers.nats.messages import Ack
 from wirebell.brokers.nats.streams import Stream, Streams
 from wirebell.model import History, Published, PublishOptions, StreamPosition
 
-__all__ = ("Chains", "Item", "Lane", "Sent")
+__all__ = ("Chains", "Item", "Lane", "Sent", "Tail")
 
 # Of one frame. A stream counts frames, so a channel keeps up to so many times its size.
 RECORDS_MAX = 16
@@ -34,6 +35,8 @@ class Item(NamedTuple):
         record: Of the publication.
         history: What to keep; ``None`` keeps nothing.
         how: What holds for it alone; ``None`` where that is nothing.
+        heard: Subject and payload for those who subscribed to patterns; ``None`` for nothing.
+        deadline: Until when, by the loop's clock; given where it begins to wait.
     """
 
     subject: bytes
@@ -41,6 +44,46 @@ class Item(NamedTuple):
     record: bytes
     history: History | None = None
     how: PublishOptions | None = None
+    heard: tuple[bytes, bytes] | None = None
+    deadline: float = 0.0
+
+
+class Tail(NamedTuple):
+    """Where a channel goes on: what its last frame says.
+
+    Attributes:
+        sequence: Of the frame in its stream.
+        at: When it was stored, in seconds since 1970 by the server's clock.
+        top: The offset of the newest publication so far.
+        epoch: Of the channel.
+        floor: As `Frame` has it; the next ones too.
+        version: Likewise.
+        version_epoch: Likewise.
+        chain: Of the next frame.
+    """
+
+    sequence: int
+    at: float
+    top: int
+    epoch: str
+    floor: int = 1
+    version: int = 0
+    version_epoch: str = ""
+    chain: tuple[int, ...] = ()
+
+    @staticmethod
+    def of(sequence: int, at: float, frame: Frame) -> Tail:
+        """Return what a frame says to the next one."""
+        return Tail(
+            sequence,
+            at,
+            frame.top,
+            frame.epoch,
+            frame.floor,
+            frame.version,
+            frame.version_epoch,
+            (sequence, *frame.chain[: CHAIN_MAX - 1]),
+        )
 
 
 @dataclass(slots=True)
@@ -57,6 +100,14 @@ class Lane:
     at: int = 0
     ident: bytes = b""
 
+    def settle(
+        self, found: Sequence[Published | Exception], results: list[Published | Exception]
+    ) -> None:
+        """Take what became of the next items, and go on behind them."""
+        for result in found:
+            results[self.places[self.at]] = result
+            self.at += 1
+
 
 @dataclass(slots=True)
 class Sent:
@@ -70,7 +121,7 @@ class Sent:
         expected: The sequence of the frame before it.
         results: For whom it stands, in order; there are more than records where some are left out.
         doubts: How often it was sent before without an answer.
-        ack: What was answered; ``None`` where that was lost.
+        answer: Where it was stored, or why not; ``None`` where that was lost.
     """
 
     stream: Stream
@@ -80,7 +131,7 @@ class Sent:
     expected: int
     results: list[Published]
     doubts: int = 0
-    ack: Ack | None = None
+    answer: Ack | Declined | None = None
 
 
 class Chains:
@@ -145,8 +196,8 @@ class Chains:
             stream.acknowledged = sequence
         known = self.tails.get(word)
         if known is None or known[0] is not stream or known[1].sequence < sequence:
-            if len(self.tails) >= TAILS_MAX:
-                self.tails.clear()
+            if len(self.tails) >= TAILS_MAX and word not in self.tails:
+                del self.tails[next(iter(self.tails))]
             self.tails[word] = stream, Tail.of(sequence, self.streams.now(), plan.frame)
 
     def forget(self, word: bytes) -> None:
@@ -164,15 +215,15 @@ class Chains:
         if found is not None:
             message, frame = found
             sequence = message.seq
-            tail = Tail.of(sequence, message.time.timestamp(), frame)
+            tail = Tail.of(sequence, message.stored_at, frame)
         if tail is None or self.streams.now() - tail.at > item.history.meta_ttl_seconds:
             epoch = await self.streams.epoch(stream, lane.word, item.history, deadline)
-            tail = Tail(sequence, self.streams.now(), 0, epoch, 1, 0, "", ())
+            tail = Tail(sequence, self.streams.now(), 0, epoch)
         is_same = left is not None and left.expected == sequence and left.stream is stream
         plan = self.build(
             lane, stream, tail, sequence, left.frame.ident if left and is_same else lane.ident
         )
-        if left is not None and is_same and (left.ack is None or left.doubts):
+        if left is not None and is_same and (left.answer is None or left.doubts):
             # What was sent before may still be on its way, and only one of both is stored.
             plan.doubts = left.doubts + 1
         return plan

@@ -12,10 +12,10 @@ from wirebell.errors import BrokerUnavailable, ConfigError
 
 __all__ = (
     "NAME_TAKEN",
+    "NOBODY",
     "NO_MESSAGE",
     "NO_STREAM",
     "OTHER_CONFIG",
-    "WRONG_LAST",
     "Declined",
     "Refused",
     "TooLarge",
@@ -23,13 +23,13 @@ __all__ = (
     "explain",
 )
 
-WRONG_LAST = 10071
 NO_MESSAGE = 10037
 NO_STREAM = 10059
 NAME_TAKEN = 10058
 # What a cluster says where a server alone says that the name is taken.
 OTHER_CONFIG = 10052
-NO_RESPONDERS = 503
+# Nobody answers a question.
+NOBODY = 503
 
 ADVICE: dict[int, str] = {
     10076: "JetStream is off: start nats-server with -js, or with jetstream {} in its file",
@@ -47,13 +47,15 @@ ADVICE: dict[int, str] = {
     10118: "the stream is offline: too few of its servers run",
     10058: "a stream of this name exists with another configuration",
     10065: "somebody's stream has our subjects: choose another ?prefix=",
-    NO_RESPONDERS: "nobody answers: JetStream is off (start nats-server with -js), or too few "
+    NOBODY: "nobody answers: JetStream is off (start nats-server with -js), or too few "
     "servers of its cluster run",
 }
 """JetStream's code → what to do."""
 
 # After these the same call may succeed a moment later.
-TEMPORARY = frozenset((10008, 10009, 10118, 10059, NO_RESPONDERS))
+TEMPORARY = frozenset((10008, 10009, 10118, 10163, 10167, NOBODY))
+# Somebody else was first, or is just being stored.
+TAKEN = frozenset((10071, 10158, 10164))
 # Nothing gets better by waiting; a node that starts with them must say so.
 REFUSALS = frozenset((10076, 10039, 10074, 10047, 10023, 10077, 10002, 10028, 10027, 10058, 10065))
 
@@ -81,6 +83,11 @@ class Declined(_Trouble):
     def is_temporary(self) -> bool:
         """Whether the same call may succeed a moment later."""
         return self.code in TEMPORARY
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether another message has the place that this one was for."""
+        return self.code in TAKEN
 
 
 class TooLarge(Declined):

@@ -3,6 +3,8 @@
 Subjects, behind a prefix (``wirebell``); a channel's name is written as one word:
 
 - ``.c.<channel>.c``: what its subscribers receive, and is kept nowhere.
+- ``.w.<word>.<word>…``: the same for those who subscribed to a pattern; here the channel's name has
+  as many words as dots divide it into.
 - ``.h.<size>_<age>.<life>.<channel>``: what is kept; published anew under ``.c.<channel>.h``.
 - ``.k.<life>.<channel>.<key>``: of an idempotency key; anew under ``.c.<channel>.<key>``.
 - ``.n.<node>``: what one node is told, and ``.n.all``.
@@ -13,6 +15,7 @@ The life of a stream is a word that nobody used before it was made.
 A message is a byte that says its kind, and:
 
 - `UNKEPT`: a record.
+- `HEARD`: a channel's name and a record.
 - `KEPT`: a **frame**, the publications of one turn of one process for one channel, whose position
   in the chain of frames its head tells. A frame without publications removes what was before.
 - `KEY`: offset and epoch of what was published under an idempotency key.
@@ -27,12 +30,14 @@ import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from wirebell.errors import UnknownRecord
 
 __all__ = (
     "CHAIN_MAX",
     "CLAIM",
+    "HEARD",
     "KEPT",
     "KEY",
     "LEASE",
@@ -40,27 +45,35 @@ __all__ = (
     "Frame",
     "decode_claim",
     "decode_frame",
+    "decode_heard",
     "decode_key",
     "decode_lease",
     "encode_claim",
     "encode_frame",
+    "encode_heard",
     "encode_key",
     "encode_lease",
     "encode_unkept",
     "word_of",
+    "words_of",
 )
 
-UNKEPT, KEPT, KEY, LEASE, CLAIM = 1, 2, 3, 4, 5
+UNKEPT, KEPT, KEY, LEASE, CLAIM, HEARD = 1, 2, 3, 4, 5, 6
 
 CHAIN_MAX = 16
 """Frames before it that a frame names: so many are read at once."""
 
 WORD_BYTES_MAX = 512
+# A server takes lines of 4 KB.
+WORDS_BYTES_MAX = 2048
+WORDS_KNOWN_MAX = 20_000
+"""Names whose words are remembered; about 300 bytes each."""
 
 _HEAD = struct.Struct(">BQ8sQQ16sQBHH")
 _LENGTH = struct.Struct(">I")
 _KEY = struct.Struct(">BQ8s")
 _LEASE = struct.Struct(">BQ")
+_HEARD = struct.Struct(">BH")
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_:/@!+-]")
 _DISTANCE_MAX = 2**32 - 1
 
@@ -100,6 +113,7 @@ class Frame:
         return self.chain[0] if self.chain else 0
 
 
+@lru_cache(WORDS_KNOWN_MAX)
 def word_of(name: str) -> bytes:
     """Write a name as one word of a subject: what may not stand there is escaped.
 
@@ -112,9 +126,43 @@ def word_of(name: str) -> bytes:
     return word or b"="
 
 
+def words_of(name: str) -> bytes:
+    """Write a name, or a pattern of names, as words of a subject.
+
+    ``*`` as a word, and ``>`` as the last one, stay what they are to NATS. Empty for a name that is
+    too long for a subject.
+    """
+    *words, last = name.split(".")
+    written = [b"*" if word == "*" else word_of(word) for word in words]
+    written.append(last.encode() if last in {"*", ">"} else word_of(last))
+    joined = b".".join(written)
+    return joined if len(joined) <= WORDS_BYTES_MAX else b""
+
+
 def encode_unkept(record: bytes) -> bytes:
     """Write what is kept nowhere."""
     return b"\x01" + record
+
+
+def encode_heard(channel: str, record: bytes) -> bytes:
+    """Write what is kept nowhere, for those who subscribed to a pattern."""
+    name = channel.encode()
+    return _HEARD.pack(HEARD, len(name)) + name + record
+
+
+def decode_heard(data: bytes) -> tuple[str, bytes]:
+    """Read what a pattern hears: the channel, and the record.
+
+    Raises:
+        UnknownRecord: It is damaged, or of a newer release.
+    """
+    try:
+        _check_kind(data, HEARD)
+        _, size = _HEARD.unpack_from(data)
+        end = _HEARD.size + size
+        return data[_HEARD.size : end].decode(), data[end:]
+    except (struct.error, UnicodeDecodeError) as error:
+        raise UnknownRecord(f"a message of NATS cannot be read: {error}") from error
 
 
 def encode_frame(frame: Frame) -> bytes:

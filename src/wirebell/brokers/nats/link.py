@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -15,37 +14,21 @@ import msgspec
 from wirebell.backoff import Backoff
 from wirebell.batching import Batcher
 from wirebell.brokers.nats.addresses import Address, Place
-from wirebell.brokers.nats.faults import (
-    NO_STREAM,
-    Declined,
-    Refused,
-    TooLarge,
-    WireLost,
-    explain,
-)
+from wirebell.brokers.nats.entering import open_wire
+from wirebell.brokers.nats.faults import Declined, Refused, WireLost, explain
+from wirebell.brokers.nats.messages import Answer
 from wirebell.brokers.nats.scouts import Scouts
-from wirebell.brokers.nats.wire import LOST, NO_RESPONDERS, Receive, Wire, open_wire
-from wirebell.errors import BrokerClosed, BrokerUnavailable, ConfigError
+from wirebell.brokers.nats.wire import Receive, Wire
+from wirebell.errors import BrokerClosed, BrokerError, BrokerUnavailable
 
-__all__ = (
-    "ERRORS",
-    "TOO_LARGE",
-    "TRY_SECONDS",
-    "Ack",
-    "Answer",
-    "Link",
-    "Problem",
-    "ask",
-    "error_of",
-    "read_ack",
-)
+__all__ = ("TRY_SECONDS", "Link", "ask")
 
 logger = logging.getLogger(__name__)
 
-ERRORS = (OSError, Refused, Declined, TooLarge, WireLost)
+ERRORS = (OSError, Refused, Declined, WireLost)
 """What goes wrong on the way to a server; ``TimeoutError`` is an ``OSError``."""
 
-# So often a silent server is asked whether it is there.
+# So often a silent server is asked whether it is there; who wants faster answers asks as often.
 KEEP_SECONDS = 3.0
 FIRST_RETRY_SECONDS = 0.01
 LONGEST_RETRY_SECONDS = 0.25
@@ -60,42 +43,20 @@ CONFIRMED_MAX = 100_000
 TROUBLE_LOG_SECONDS = 60.0
 
 
-class Problem(msgspec.Struct, frozen=True):
-    """What JetStream says when it says no."""
-
-    code: int = 0
-    err_code: int = 0
-    description: str = ""
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What JetStream answers."""
-
-    error: Problem | None = None
-
-
-class Ack(Answer, frozen=True):
-    """What a stream answers to who publishes."""
-
-    seq: int = 0
-    duplicate: bool = False
-
-
 AnswerT = TypeVar("AnswerT", bound=Answer)
-
-
-_decode_ack = msgspec.json.Decoder(Ack).decode
-TOO_LARGE_CODE = -1
-TOO_LARGE = b"too large"
-"""In place of an answer's headers: it never left."""
 
 
 @dataclass(slots=True)
 class _Subscription:
-    """What is received under a subject, and its id on the wire that stands."""
+    """What is received under a subject, and on which wire, by which id; ``None`` on none."""
 
     receive: Receive
-    sid: bytes
+    wire: Wire | None = None
+    sid: bytes = b""
+
+    def begin(self, wire: Wire, subject: bytes) -> None:
+        """Receive it on a wire."""
+        self.wire, self.sid = wire, wire.subscribe(subject, self.receive)
 
 
 class Link:
@@ -121,7 +82,7 @@ class Link:
         self.handle_back = handle_back
         self.wire: Wire | None = None
         self.is_running = False
-        self.known: dict[tuple[str, int], Address] = {}
+        self.known: list[Address] = []
         self.subscriptions: dict[bytes, _Subscription] = {}
         self.trouble = ""
         self.trouble_logged_at = -TROUBLE_LOG_SECONDS
@@ -145,7 +106,6 @@ class Link:
             ConfigError: One refuses, or is not the right one.
         """
         self.is_running = True
-        self.known = {(each.host, each.port): each for each in self.place.addresses}
         try:
             await self._open()
         except ERRORS as error:
@@ -159,21 +119,18 @@ class Link:
     async def aclose(self) -> None:
         """Let go of it; idempotent."""
         self.is_running = False
-        wire, self.wire = self.wire, None
         self.back.set()
         await self.confirmer.aclose()
-        self.scouts.close()
-        tasks = [task for task in self.tasks if task is not asyncio.current_task()]
+        tasks = list(self.tasks)
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        # Only now nobody opens another one.
+        wire, self.wire = self.wire, None
         if wire is not None:
-            wire.handle_lost = _ignore
-            if wire.transport is not None and not wire.is_lost:
-                # What was written leaves still.
-                wire._flush()
-                wire.transport.close()
+            wire.close()
+        self.scouts.close()
         self.subscriptions.clear()
 
     async def wait_wire(self, deadline: float) -> Wire:
@@ -193,8 +150,20 @@ class Link:
                 raise self.unavailable() from None
         return self.wire
 
+    async def wait_writable(self, deadline: float) -> Wire:
+        """Return the wire when the server takes what is written, else as `wait_wire`."""
+        wire = await self.wait_wire(deadline)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await wire.writable.wait()
+        except TimeoutError:
+            raise self.unavailable() from None
+        return wire
+
     def unavailable(self) -> BrokerUnavailable:
-        """Make the error of a server that is away."""
+        """Make the error of a server that is away, or does not answer in time."""
+        if self.wire is not None:
+            return explain(TimeoutError()).at(self.place)
         why = f": {self.trouble}" if self.trouble else ""
         return BrokerUnavailable(f"NATS at {self.place} is away{why}")
 
@@ -233,8 +202,6 @@ class Link:
             except (WireLost, TimeoutError, Declined) as error:
                 if isinstance(error, Declined) and not error.is_temporary:
                     raise
-                if isinstance(error, Declined) and error.code == NO_STREAM:
-                    raise
                 delay = backoff.next_delay()
                 if loop.time() + delay >= deadline:
                     raise explain(error).at(self.place) from error
@@ -261,8 +228,9 @@ class Link:
         deadline = self.deadline()
         known = self.subscriptions.get(subject)
         if known is None:
-            sid = b"" if self.wire is None else self.wire.subscribe(subject, receive)
-            known = self.subscriptions[subject] = _Subscription(receive, sid)
+            known = self.subscriptions[subject] = _Subscription(receive)
+            if self.wire is not None:
+                known.begin(self.wire, subject)
         while True:
             try:
                 await self.wait_wire(deadline)
@@ -280,8 +248,8 @@ class Link:
     def unsubscribe(self, subject: bytes) -> None:
         """Receive nothing of a subject any more."""
         known = self.subscriptions.pop(subject, None)
-        if known is not None and self.wire is not None:
-            self.wire.unsubscribe(known.sid)
+        if known is not None and known.wire is not None:
+            known.wire.unsubscribe(known.sid)
 
     # Inside
 
@@ -296,17 +264,15 @@ class Link:
         """
         # Those that were learned may be out of reach from here: they come behind.
         addresses = random.sample(self.place.addresses, len(self.place.addresses))
-        learned = [each for each in self.known.values() if each not in addresses]
+        learned = [each for each in self.known if each not in addresses]
         addresses += random.sample(learned, len(learned))
         problem: Exception | None = None
         for address in addresses:
             try:
-                await self._open_one(address)
+                return await self._open_one(address)
             except ERRORS as error:
-                if problem is None or not isinstance(problem, Refused):
+                if not isinstance(problem, Refused):
                     problem = error
-                continue
-            return
         assert problem is not None
         raise problem
 
@@ -319,16 +285,16 @@ class Link:
                 await self.prepare(wire)
             await self._send_scouts(wire, address)
             async with asyncio.timeout(self.place.io_seconds):
-                while any(each.sid == b"" for each in self.subscriptions.values()):
-                    for subject, each in list(self.subscriptions.items()):
-                        if each.sid == b"":
-                            each.sid = wire.subscribe(subject, each.receive)
+                while any(each.wire is None for each in self.subscriptions.values()):
+                    for subject, each in self.subscriptions.items():
+                        if each.wire is None:
+                            each.begin(wire, subject)
                     await self.scouts.confirm(wire)
-                if wire.is_lost:
-                    raise WireLost(wire.trouble)
+            if wire.is_lost:
+                raise WireLost(wire.trouble)
         except BaseException:
             wire.abort()
-            self._forget_sids()
+            self._forget_wire()
             raise
         self.wire = wire
         self.trouble = ""
@@ -337,16 +303,19 @@ class Link:
 
     async def _send_scouts(self, wire: Wire, address: Address) -> None:
         """Learn of the other servers of a cluster, and connect to them, too."""
+        if not wire.info.cluster:
+            return
         # A known one may have a name that its certificate has, and this one a number only.
         name_for_tls = address.server_name or (address.host if address.tls else "")
+        known = {(each.host, each.port): each for each in self.place.addresses}
         for name in wire.info.connect_urls:
             host, _, port = name.rpartition(":")
             key = (host.strip("[]"), int(port) if port.isdecimal() else 0)
-            self.known.setdefault(
+            known.setdefault(
                 key, replace(address, host=key[0], port=key[1], server_name=name_for_tls)
             )
-        if wire.info.cluster:
-            await self.scouts.refresh(self.known.values())
+        self.known = list(known.values())
+        await self.scouts.refresh(self.known)
 
     async def _confirm(self, asked: Sequence[None]) -> list[Exception | None]:
         """Have all that was subscribed to confirmed."""
@@ -359,18 +328,18 @@ class Link:
             raise BrokerUnavailable(f"NATS at {self.place}: {wire.trouble}")
         return [None] * len(asked)
 
-    def _forget_sids(self) -> None:
-        """Know of everything that no wire has it subscribed."""
+    def _forget_wire(self) -> None:
+        """Know of everything that no wire receives it."""
         for each in self.subscriptions.values():
-            each.sid = b""
+            each.wire = None
 
     def _handle_lost(self) -> None:
         """Learn that the wire ended."""
         wire, self.wire = self.wire, None
-        self.back.clear()
-        self._forget_sids()
+        self._forget_wire()
         if not self.is_running:
             return
+        self.back.clear()
         self.trouble = (wire.trouble if wire is not None else "") or "it closed the link"
         logger.warning("the link to NATS at %s is lost: %s", self.place, self.trouble)
         self._run(self._recover())
@@ -381,10 +350,10 @@ class Link:
         while self.is_running:
             try:
                 await self._open()
-            except ERRORS as error:
-                self.trouble = explain(error).text
-            except (BrokerUnavailable, ConfigError) as error:
+            except BrokerError as error:
                 self.trouble = str(error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
+                self.trouble = explain(error).text
             else:
                 logger.info("the link to NATS at %s stands again", self.place)
                 self.handle_back()
@@ -394,18 +363,19 @@ class Link:
     async def _keep(self) -> None:
         """Leave a server that says nothing."""
         while self.is_running:
-            await asyncio.sleep(KEEP_SECONDS)
+            await asyncio.sleep(min(KEEP_SECONDS, self.place.io_seconds))
             wire = self.wire
             if wire is None:
                 continue
-            with contextlib.suppress(WireLost):
-                try:
-                    async with asyncio.timeout(self.place.io_seconds):
-                        await asyncio.shield(wire.sync())
-                except TimeoutError:
-                    wire.trouble = "it does not answer in time"
-                    wire.abort()
-                    continue
+            try:
+                async with asyncio.timeout(self.place.io_seconds):
+                    await asyncio.shield(wire.sync())
+            except WireLost:
+                continue
+            except TimeoutError:
+                wire.trouble = "it does not answer in time"
+                wire.abort()
+                continue
             await self._send_scouts(wire, self.place.addresses[0])
 
     def _note(self, trouble: str) -> None:
@@ -415,7 +385,7 @@ class Link:
             self.trouble_logged_at = now
             logger.warning("NATS at %s says: %s", self.place, trouble)
 
-    def _run(self, work: Any) -> None:
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
         """Have a task looked after."""
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
@@ -430,40 +400,16 @@ async def ask(wire: Wire, subject: bytes, question: object, kind: type[AnswerT])
         WireLost: The connection ended first.
     """
     payload = b"" if question is None else msgspec.json.encode(question)
+    _, body = await wire.ask(b"$JS.API." + subject, payload)
     try:
-        answer = msgspec.json.decode(await wire.request(b"$JS.API." + subject, payload), type=kind)
+        answer = msgspec.json.decode(body, type=kind)
     except msgspec.MsgspecError as error:
         raise Declined(0, f"JetStream answers what cannot be read: {error}") from error
-    if answer.error is not None:
-        raise Declined(answer.error.err_code or answer.error.code, answer.error.description)
+    if answer.fault is not None:
+        raise answer.fault
     return answer
-
-
-def read_ack(head: bytes, body: bytes) -> Ack | None:
-    """Read what a stream answered; ``None`` where the answer was lost."""
-    if head == LOST:
-        return None
-    if head == TOO_LARGE:
-        return Ack(error=Problem(TOO_LARGE_CODE, 0, body.decode()))
-    if head.startswith(NO_RESPONDERS):
-        return Ack(error=Problem(503, 0, "no responders"))
-    try:
-        return _decode_ack(body)
-    except msgspec.MsgspecError:
-        return Ack(error=Problem(0, 0, "it answers what cannot be read"))
-
-
-def error_of(problem: Problem) -> Declined:
-    """Make an error of what a stream answered."""
-    if problem.code == TOO_LARGE_CODE:
-        return TooLarge(0, problem.description)
-    return Declined(problem.err_code or problem.code, problem.description)
 
 
 def _size_of(_: None) -> int:
     """Return next to nothing."""
     return 1
-
-
-def _ignore() -> None:
-    """Do nothing."""

@@ -1,20 +1,45 @@
-"""What is read from streams: messages, the end of a channel's chain, and epochs. Pure."""
+"""What JetStream answers: acknowledgements, messages, and why not. Pure."""
 
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import re
-from typing import NamedTuple
 
 import msgspec
 
-from wirebell.brokers.nats.frames import CHAIN_MAX, Frame
-from wirebell.brokers.nats.link import Answer
+from wirebell.brokers.nats.faults import NOBODY, Declined, TooLarge
+from wirebell.brokers.nats.wire import LOST, NO_RESPONDERS, TOO_LARGE
 
-__all__ = ("Got", "Message", "Tail", "epoch_of", "read_direct")
+__all__ = ("Ack", "Answer", "Got", "Message", "read_ack", "read_direct")
 
 _DIRECT = re.compile(rb"\r\nNats-Sequence: (\d+)\r\nNats-Time-Stamp: (\S+)\r\n")
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """What JetStream says when it says no."""
+
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What JetStream answers."""
+
+    error: Problem | None = None
+
+    @property
+    def fault(self) -> Declined | None:
+        """Why not; ``None`` where it said yes."""
+        error = self.error
+        return None if error is None else Declined(error.err_code or error.code, error.description)
+
+
+class Ack(Answer, frozen=True):
+    """What a stream answers to who publishes."""
+
+    seq: int = 0
+    duplicate: bool = False
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -30,6 +55,11 @@ class Message(msgspec.Struct, frozen=True):
     time: dt.datetime
     data: bytes = b""
 
+    @property
+    def stored_at(self) -> float:
+        """When it was stored, in seconds since 1970."""
+        return self.time.timestamp()
+
 
 class Got(Answer, frozen=True):
     """A message that was asked for."""
@@ -37,42 +67,22 @@ class Got(Answer, frozen=True):
     message: Message | None = None
 
 
-class Tail(NamedTuple):
-    """Where a channel goes on: what its last frame says.
+_decode_ack = msgspec.json.Decoder(Ack).decode
 
-    Attributes:
-        sequence: Of the frame in its stream.
-        at: When it was stored, in seconds since 1970 by the server's clock.
-        top: The offset of the newest publication so far.
-        epoch: Of the channel.
-        floor: As `Frame` has it; the next ones too.
-        version: Likewise.
-        version_epoch: Likewise.
-        chain: Of the next frame.
-    """
 
-    sequence: int
-    at: float
-    top: int
-    epoch: str
-    floor: int
-    version: int
-    version_epoch: str
-    chain: tuple[int, ...]
-
-    @staticmethod
-    def of(sequence: int, at: float, frame: Frame) -> Tail:
-        """Return what a frame says to the next one."""
-        return Tail(
-            sequence,
-            at,
-            frame.top,
-            frame.epoch,
-            frame.floor,
-            frame.version,
-            frame.version_epoch,
-            (sequence, *frame.chain[: CHAIN_MAX - 1]),
-        )
+def read_ack(head: bytes, body: bytes) -> Ack | Declined | None:
+    """Read what a stream answered; ``None`` where the answer was lost."""
+    if head == LOST:
+        return None
+    if head == TOO_LARGE:
+        return TooLarge(0, body.decode())
+    if head.startswith(NO_RESPONDERS):
+        return Declined(NOBODY, "no responders")
+    try:
+        ack = _decode_ack(body)
+    except msgspec.MsgspecError as error:
+        return Declined(0, f"it answers what cannot be read: {error}")
+    return ack.fault or ack
 
 
 def read_direct(head: bytes, body: bytes) -> Message | None:
@@ -81,20 +91,3 @@ def read_direct(head: bytes, body: bytes) -> Message | None:
     if found is None:
         return None
     return Message(int(found[1]), dt.datetime.fromisoformat(found[2].decode()), body)
-
-
-def epoch_of(life: str, word: bytes, meta_ttl_seconds: float, now: float) -> str:
-    """Return the epoch in which a channel begins.
-
-    Args:
-        life: Of its stream.
-        word: Its name.
-        meta_ttl_seconds: How long an epoch is remembered, at least.
-        now: Seconds since 1970.
-    """
-    digest = hashlib.blake2b(word, digest_size=8).digest()
-    # Not all channels at one instant.
-    shift = int.from_bytes(digest) / 2**64 * meta_ttl_seconds
-    era = int((now + shift) / meta_ttl_seconds)
-    seed = f"{life} {era} ".encode() + word
-    return hashlib.blake2b(seed, digest_size=4).hexdigest()

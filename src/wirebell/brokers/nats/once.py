@@ -9,20 +9,16 @@ publisher must have given up.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 
-from wirebell.brokers.nats.faults import WRONG_LAST
-from wirebell.brokers.nats.frames import (
-    CLAIM,
-    decode_claim,
-    decode_frame,
-    decode_key,
-    encode_claim,
-    encode_key,
-)
-from wirebell.brokers.nats.link import Link, error_of, read_ack
-from wirebell.brokers.nats.messages import Message
+from wirebell.backoff import Backoff
+from wirebell.brokers.nats.faults import Declined
+from wirebell.brokers.nats.frames import CLAIM, decode_claim, decode_frame, decode_key, encode_key
+from wirebell.brokers.nats.link import Link
+from wirebell.brokers.nats.messages import Ack, Message
 from wirebell.brokers.nats.streams import Stream, Streams
+from wirebell.errors import BrokerUnavailable
 from wirebell.model import Published, StreamPosition
 
 __all__ = ("Once", "digest_of")
@@ -31,6 +27,8 @@ __all__ = ("Once", "digest_of")
 CLAIM_SECONDS = 75.0
 # Frames that are looked at for the one that a claim names.
 FRAMES_MAX = 256
+FIRST_RETRY_SECONDS = 0.001
+LONGEST_RETRY_SECONDS = 0.1
 EXPECTED = b"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence: "
 
 
@@ -46,7 +44,71 @@ class Once:
         self.link = link
         self.streams = streams
 
-    async def read(self, word: bytes, deadline: float) -> Message | None:
+    async def claim(
+        self, word: bytes, payload: bytes, stream: Stream | None, channel: bytes, deadline: float
+    ) -> Published | None:
+        """Write under a key, unless somebody did.
+
+        Args:
+            word: The key's.
+            payload: The claim, or what is kept nowhere.
+            stream: Of the channel's history; ``None`` where it keeps nothing.
+            channel: Its word.
+            deadline: Of the loop's clock.
+
+        Returns:
+            What became of the key; ``None`` where it is ours.
+
+        Raises:
+            BrokerUnavailable: What became of it is not known in time.
+            Declined: JetStream says no.
+        """
+        backoff = Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
+        found: Message | None = None
+        is_doubtful = False
+        while True:
+            if found is None or self.streams.now() - found.stored_at > CLAIM_SECONDS:
+                ack = await self._write(word, payload, found, deadline)
+                if isinstance(ack, Ack) and not ack.duplicate:
+                    return None
+                is_doubtful = is_doubtful or ack is None
+            found = await self._read(word, deadline)
+            if found is not None:
+                # A record does not tell whose it is; two that are equal are as good as one.
+                if is_doubtful and found.data == payload:
+                    return None
+                known = await self._find(found, stream, channel, deadline)
+                if known is not None:
+                    return known
+            delay = backoff.next_delay()
+            if asyncio.get_running_loop().time() + delay >= deadline:
+                raise BrokerUnavailable(
+                    f"NATS at {self.link.place}: this idempotency key was used a moment ago, and "
+                    "where its publication went is not known yet"
+                )
+            await asyncio.sleep(delay)
+
+    async def note(self, word: bytes, position: StreamPosition, deadline: float) -> None:
+        """Write where the publication of our claim went."""
+        payload = encode_key(position.offset, position.epoch)
+        await self.streams.send(self.streams.keys, word, payload, deadline)
+
+    async def _write(
+        self, word: bytes, payload: bytes, found: Message | None, deadline: float
+    ) -> Ack | Declined | None:
+        """Write under a key, in place of what was found there."""
+        expected = 0 if found is None else found.seq
+        headers = EXPECTED + b"%d\r\n" % expected
+        if self.link.is_cluster:
+            headers += b"Nats-Msg-Id: %b.%d\r\n" % (word, expected)
+        ack = await self.streams.store(
+            self.streams.keys, word, payload, headers + b"\r\n", deadline
+        )
+        if isinstance(ack, Declined) and not (ack.is_taken or ack.is_temporary):
+            raise ack
+        return ack
+
+    async def _read(self, word: bytes, deadline: float) -> Message | None:
         """Read what stands under a key: a claim, or what became of it."""
         keys = self.streams.keys
         await self.streams.open(keys, deadline=deadline)
@@ -54,27 +116,17 @@ class Once:
             keys, {"last_by_subj": (keys.subject + word).decode()}, deadline
         )
 
-    async def find(
-        self, found: Message, stream: Stream | None, word: bytes, deadline: float
+    async def _find(
+        self, found: Message, stream: Stream | None, channel: bytes, deadline: float
     ) -> Published | None:
-        """Return what became of a key.
-
-        Args:
-            found: What stands under it.
-            stream: Of the channel's history; ``None`` where it keeps nothing.
-            word: The channel's.
-            deadline: Of the loop's clock.
-
-        Returns:
-            ``None`` where that is not known, or not yet.
-        """
+        """Return what became of a key; ``None`` where that is not known, or not yet."""
         if found.data[:1] != bytes((CLAIM,)):
             return Published(StreamPosition(*decode_key(found.data)), is_suppressed=True)
         if stream is None:
             return None
         ident = decode_claim(found.data)
         await self.streams.open(stream, deadline=deadline)
-        question: dict[str, object] = {"last_by_subj": (stream.subject + word).decode()}
+        question: dict[str, object] = {"last_by_subj": (stream.subject + channel).decode()}
         for _ in range(FRAMES_MAX):
             message = await self.streams.get(stream, question, deadline)
             if message is None or message.time < found.time:
@@ -86,47 +138,6 @@ class Once:
                 return None
             question = {"seq": frame.previous}
         return None
-
-    def has_ended(self, found: Message) -> bool:
-        """Tell whether the publisher of a claim must have given up."""
-        return self.streams.now() - found.time.timestamp() > CLAIM_SECONDS
-
-    async def claim(
-        self, word: bytes, payload: bytes, found: Message | None, deadline: float
-    ) -> bool:
-        """Write under a key, in place of what was found there; tells whether it was us.
-
-        Where the answer was lost, the message tells whose it is.
-        """
-        keys = self.streams.keys
-        expected = 0 if found is None else found.seq
-        headers = EXPECTED + b"%d\r\n" % expected
-        if self.link.is_cluster:
-            headers += b"Nats-Msg-Id: %b.%d\r\n" % (word, expected)
-        body = await self.streams.send(keys, word, payload, headers + b"\r\n", deadline)
-        ack = read_ack(b"", body)
-        if ack is not None and ack.error is None and not ack.duplicate:
-            return True
-        if ack is not None and ack.error is not None:
-            fault = error_of(ack.error)
-            if fault.code != WRONG_LAST:
-                raise fault
-        now = await self.read(word, deadline)
-        # A record does not tell; two of them that are equal are as good as one.
-        return now is not None and now.data == payload
-
-    async def note(self, word: bytes, position: StreamPosition, deadline: float) -> None:
-        """Write where the publication of our claim went."""
-        payload = encode_key(position.offset, position.epoch)
-        body = await self.streams.send(self.streams.keys, word, payload, b"", deadline)
-        ack = read_ack(b"", body)
-        if ack is not None and ack.error is not None:
-            raise error_of(ack.error)
-
-    @staticmethod
-    def claim_of(ident: bytes) -> bytes:
-        """Return a claim for a frame."""
-        return encode_claim(ident)
 
 
 def digest_of(key: str) -> bytes:

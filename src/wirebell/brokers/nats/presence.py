@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import datetime as dt
-import itertools
 import logging
-from collections.abc import Sequence
-from functools import partial
+import secrets
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -17,12 +14,13 @@ from wirebell.backoff import Backoff
 from wirebell.batching import Batcher
 from wirebell.broker_options import NATSOptions
 from wirebell.brokers.nats.addresses import read_place
-from wirebell.brokers.nats.faults import Declined, WireLost, explain
+from wirebell.brokers.nats.faults import NO_STREAM, Declined, explain
 from wirebell.brokers.nats.frames import decode_lease, encode_lease, word_of
-from wirebell.brokers.nats.link import Answer, Link, Problem, ask
+from wirebell.brokers.nats.link import Link
+from wirebell.brokers.nats.messages import Answer, Message, read_ack
 from wirebell.brokers.nats.streams import Streams
-from wirebell.brokers.nats.wire import LOST, NO_RESPONDERS, Wire
-from wirebell.errors import BrokerClosed, BrokerError
+from wirebell.brokers.nats.wire import Request, Wire
+from wirebell.errors import BrokerClosed
 from wirebell.model import ClientInfo
 from wirebell.records import UnknownRecord, decode_info, encode_info
 
@@ -35,10 +33,8 @@ FIRST_RETRY_SECONDS = 0.01
 LONGEST_RETRY_SECONDS = 0.25
 # As long one answer is waited for, before it is asked again.
 TRY_SECONDS = 1.0
-NANOSECONDS = 1_000_000_000
-# What nobody reads any more is removed by the server after so long.
-READER_SECONDS = 5
-LOST_PROBLEM = Problem(description="the answer was lost")
+# Whose lease ended so long ago is removed by who reads; the clocks differ by less.
+SWEEP_SECONDS = 1.0
 
 
 class _Call(NamedTuple):
@@ -48,12 +44,17 @@ class _Call(NamedTuple):
     payload: bytes
 
 
-class _Consumer(Answer, frozen=True):
-    """Who reads a part of a stream."""
+class _State(msgspec.Struct, frozen=True):
+    """Of the stream: subject → messages, as many subjects as fit into an answer."""
 
-    name: str = ""
-    created: dt.datetime | None = None
-    num_pending: int = 0
+    subjects: Mapping[str, int] = {}
+
+
+class _Page(Answer, frozen=True):
+    """A part of what the stream has."""
+
+    state: _State = _State()
+    total: int = 0
 
 
 class NATSPresenceStore:
@@ -73,18 +74,16 @@ class NATSPresenceStore:
     def __init__(self, options: NATSOptions) -> None:
         self.place = read_place(options)
         self.is_running = False
-        self.numbers = itertools.count(1)
         self._connect_anew()
 
     def _connect_anew(self) -> None:
         """Make the parts of a store that was not started."""
         self.link = Link(self.place, self._prepare, _ignore)
-        self.streams = Streams(self.place, self.link, b"")
+        self.streams = Streams(self.place, self.link, secrets.token_hex(8).encode())
         self.stream = self.streams.presence()
         self.batcher: Batcher[_Call, None] = Batcher(
             self._run, size_of=_size_of, count_max=CALLS_MAX
         )
-        self.sweeps: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Connect.
@@ -109,9 +108,6 @@ class NATSPresenceStore:
         """Stop; idempotent. Entries stay until their leases end."""
         self.is_running = False
         await self.batcher.aclose()
-        for task in self.sweeps:
-            task.cancel()
-        await asyncio.gather(*self.sweeps, return_exceptions=True)
         await self.link.aclose()
 
     async def _prepare(self, wire: Wire) -> None:
@@ -135,129 +131,106 @@ class NATSPresenceStore:
         self._running()
         deadline = self.link.deadline()
         try:
-            await self.streams.open(self.stream, deadline=deadline)
-            while True:
-                wire = await self.link.wait_wire(deadline)
-                try:
-                    async with asyncio.timeout_at(deadline):
-                        now, entries = await self._read(wire, self._subject(channel))
-                except WireLost:
-                    continue
-                return self._choose(now, entries)
-        except (Declined, TimeoutError) as error:
+            await self.streams.compare_clocks(deadline)
+            entries = await self._read(self._subject(channel) + b"*", deadline)
+        except Declined as error:
+            # Was the stream removed? It is looked for, and made again.
             self.stream.life = ""
+            if error.code == NO_STREAM:
+                return {}
             raise explain(error).at(self.place) from error
-
-    # Inside
-
-    async def _read(
-        self, wire: Wire, subject: bytes
-    ) -> tuple[float, list[tuple[float, bytes, bytes]]]:
-        """Read the newest message of each subject below one.
-
-        Returns:
-            The server's time, and for each when it was stored, its subject and its payload.
-        """
-        entries: list[tuple[float, bytes, bytes]] = []
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def receive(where: bytes, reply: bytes, _: bytes, data: bytes) -> None:
-            # $JS.ACK.stream.consumer.delivered.sequence.sequence.nanoseconds.pending
-            words = reply.rsplit(b".", 2)
-            if len(words) < 3:
-                return
-            entries.append((int(words[1]) / NANOSECONDS, where, data))
-            if words[2] == b"0" and not done.done():
-                done.set_result(None)
-
-        inbox = wire.inbox + b"p%d" % next(self.numbers)
-        # What is behind the dot is not of `Wire.inbox`, which takes one word.
-        inbox = inbox.replace(b"_INBOX.", b"_INBOX.r.", 1)
-        sid = wire.subscribe(inbox, receive)
-        name = self.stream.name
-        try:
-            made = await ask(
-                wire,
-                b"CONSUMER.CREATE." + name,
-                {
-                    "stream_name": name.decode(),
-                    "config": {
-                        "deliver_subject": inbox.decode(),
-                        "deliver_policy": "last_per_subject",
-                        "filter_subject": (subject + b"*").decode(),
-                        "ack_policy": "none",
-                        "replay_policy": "instant",
-                        "mem_storage": True,
-                        "num_replicas": 1,
-                        "inactive_threshold": READER_SECONDS * NANOSECONDS,
-                    },
-                },
-                _Consumer,
-            )
-            assert made.created is not None
-            if made.num_pending:
-                await done
-        finally:
-            wire.unsubscribe(sid)
-        wire.publish(b"$JS.API.CONSUMER.DELETE.%b.%b" % (name, made.name.encode()), b"")
-        return made.created.timestamp(), entries
-
-    def _choose(
-        self, now: float, entries: Sequence[tuple[float, bytes, bytes]]
-    ) -> dict[str, ClientInfo]:
-        """Return those whose lease lasts, and have the others removed."""
         members: dict[str, ClientInfo] = {}
-        ended: list[bytes] = []
-        for stored_at, subject, data in entries:
+        ended: list[tuple[str, Message]] = []
+        now = self.streams.now()
+        for subject, message in entries:
             try:
-                lease, record = decode_lease(data)
+                lease, record = decode_lease(message.data)
                 info = decode_info(record)
             except UnknownRecord as error:
                 logger.warning("a member of a channel is left out: %s", error)
                 continue
-            if stored_at + lease / 1000 > now:
+            left = message.stored_at + lease / 1000 - now
+            if left > 0:
                 members[info.client_id] = info
-            else:
-                ended.append(subject)
-        if ended and not self.sweeps:
-            task = asyncio.get_running_loop().create_task(self._sweep(ended))
-            self.sweeps.add(task)
-            task.add_done_callback(self.sweeps.discard)
+            elif left < -SWEEP_SECONDS:
+                ended.append((subject, message))
+        self._sweep(ended[:CALLS_MAX])
         return members
 
-    async def _sweep(self, subjects: Sequence[bytes]) -> None:
+    # Inside
+
+    async def _read(self, filter_: bytes, deadline: float) -> list[tuple[str, Message]]:
+        """Read the newest message of each subject below one.
+
+        Raises:
+            Declined: JetStream says no.
+            BrokerUnavailable: There was no answer in time.
+        """
+        await self.streams.open(self.stream, deadline=deadline)
+        subjects: dict[str, int] = {}
+        while True:
+            question = {"subjects_filter": filter_.decode(), "offset": len(subjects)}
+            page = await self.link.call(
+                b"STREAM.INFO." + self.stream.name, question, _Page, deadline
+            )
+            subjects |= page.state.subjects
+            if len(subjects) >= page.total or not page.state.subjects:
+                break
+        if not subjects:
+            return []
+        questions = [{"last_by_subj": subject} for subject in subjects]
+        messages = await self.streams.get_all(self.stream, questions, deadline)
+        # One of them may have left meanwhile.
+        return [
+            (subject, message)
+            for subject, message in zip(subjects, messages, strict=True)
+            if message is not None
+        ]
+
+    def _sweep(self, entries: Sequence[tuple[str, Message]]) -> None:
         """Remove entries whose lease has ended, unless they were renewed meanwhile."""
-        with contextlib.suppress(BrokerError, Declined):
-            for subject in subjects:
-                message = await self.streams.get(self.stream, {"last_by_subj": subject.decode()})
-                if message is None:
-                    continue
-                lease, _ = decode_lease(message.data)
-                now = self.streams.now()
-                if message.time.timestamp() + lease / 1000 < now - READER_SECONDS:
-                    await self.link.call(
-                        b"STREAM.PURGE." + self.stream.name,
-                        {"filter": subject.decode(), "seq": message.seq + 1},
-                        Answer,
-                    )
+        wire = self.link.wire
+        if wire is None:
+            return
+        for subject, message in entries:
+            purge = msgspec.json.encode({"filter": subject, "seq": message.seq + 1})
+            wire.publish(b"$JS.API.STREAM.PURGE." + self.stream.name, purge)
 
     async def _run(self, calls: Sequence[_Call]) -> list[Exception | None]:
-        """Carry calls: those of one entry one after the other, all others at once."""
+        """Carry calls at once; of those of one entry the last one decides."""
         deadline = self.link.deadline()
-        await self._open(deadline)
-        results: list[Exception | None] = [None] * len(calls)
-        left = list(range(len(calls)))
+        fates: dict[bytes, Exception | None] = {}
+        left = list({call.subject: call for call in calls}.values())
+        backoff = Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
         while left:
-            wave: dict[bytes, int] = {}
-            rest: list[int] = []
-            for place in left:
-                if calls[place].subject in wave:
-                    rest.append(place)
-                else:
-                    wave[calls[place].subject] = place
-            await self._carry(calls, list(wave.values()), results, deadline)
-            left = rest
-        return results
+            await self._open(deadline)
+            wire = await self.link.wait_wire(deadline)
+            until = min(deadline, wire.loop.time() + TRY_SECONDS)
+            answers = await wire.ask_all([self._request(call) for call in left], until)
+            lost: list[_Call] = []
+            for call, answer in zip(left, answers, strict=True):
+                ack = read_ack(*answer)
+                if ack is None or (isinstance(ack, Declined) and _is_worth_trying(ack)):
+                    # Twice is once, so it is carried again.
+                    lost.append(call)
+                elif isinstance(ack, Declined):
+                    fates[call.subject] = explain(ack).at(self.place)
+            left = lost
+            if left:
+                # Was the stream removed? It is looked for, and made again.
+                self.stream.life = ""
+                delay = backoff.next_delay()
+                if wire.loop.time() + delay >= deadline:
+                    raise self.link.unavailable()
+                await asyncio.sleep(delay)
+        return [fates.get(call.subject) for call in calls]
+
+    def _request(self, call: _Call) -> Request:
+        """Write a call."""
+        if call.payload:
+            return Request(call.subject, call.payload)
+        purge = msgspec.json.encode({"filter": call.subject.decode()})
+        return Request(b"$JS.API.STREAM.PURGE." + self.stream.name, purge)
 
     async def _open(self, deadline: float) -> None:
         """See that the stream is there."""
@@ -265,70 +238,6 @@ class NATSPresenceStore:
             await self.streams.open(self.stream, deadline=deadline)
         except Declined as error:
             raise explain(error).at(self.place) from error
-
-    async def _carry(
-        self,
-        calls: Sequence[_Call],
-        places: Sequence[int],
-        results: list[Exception | None],
-        deadline: float,
-    ) -> None:
-        """Carry calls at once; twice is once, so what was lost is carried again."""
-        backoff = Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
-        while places:
-            wire = await self.link.wait_wire(deadline)
-            problems = await self._send(wire, [calls[place] for place in places], deadline)
-            lost: list[int] = []
-            for place, problem in zip(places, problems, strict=True):
-                if problem is LOST_PROBLEM:
-                    lost.append(place)
-                elif problem is not None:
-                    self.stream.life = ""
-                    fault = Declined(problem.err_code or problem.code, problem.description)
-                    results[place] = explain(fault).at(self.place)
-            places = lost
-            if lost:
-                delay = backoff.next_delay()
-                if asyncio.get_running_loop().time() + delay >= deadline:
-                    raise explain(TimeoutError()).at(self.place)
-                await asyncio.sleep(delay)
-                # Was it removed? It is looked for, and made again.
-                self.stream.life = ""
-                await self._open(deadline)
-
-    async def _send(
-        self, wire: Wire, calls: Sequence[_Call], deadline: float
-    ) -> list[Problem | None]:
-        """Send calls, and return what was wrong with each."""
-        problems: list[Problem | None] = [LOST_PROBLEM] * len(calls)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        missing = len(calls)
-
-        def take(place: int, _: bytes, __: bytes, head: bytes, body: bytes) -> None:
-            nonlocal missing
-            problems[place] = _read_problem(head, body)
-            missing -= 1
-            if not missing and not done.done():
-                done.set_result(None)
-
-        if wire.is_lost:
-            return problems
-        tokens = []
-        purge = b"$JS.API.STREAM.PURGE." + self.stream.name
-        for place, call in enumerate(calls):
-            token, reply = wire.expect(partial(take, place))
-            tokens.append(token)
-            if call.payload:
-                wire.publish(call.subject, call.payload, reply)
-            else:
-                wire.publish(purge, msgspec.json.encode({"filter": call.subject.decode()}), reply)
-        try:
-            async with asyncio.timeout_at(min(deadline, done.get_loop().time() + TRY_SECONDS)):
-                await done
-        except TimeoutError:
-            for token in tokens:
-                wire.answers.pop(token, None)
-        return problems
 
     def _subject(self, channel: str, client_id: str = "") -> bytes:
         """Return the subject of an entry, or what those of a channel begin with."""
@@ -341,17 +250,9 @@ class NATSPresenceStore:
             raise BrokerClosed("the presence store of NATS is not running")
 
 
-def _read_problem(head: bytes, body: bytes) -> Problem | None:
-    """Read what was wrong with a call; ``None`` for nothing."""
-    if head == LOST:
-        return LOST_PROBLEM
-    if head.startswith(NO_RESPONDERS):
-        # A stream that was just made, or that has no leader at this moment.
-        return LOST_PROBLEM
-    try:
-        return msgspec.json.decode(body, type=Answer).error
-    except msgspec.MsgspecError:
-        return Problem(0, 0, "it answers what cannot be read")
+def _is_worth_trying(fault: Declined) -> bool:
+    """Tell whether a call may succeed when the stream was looked for, and made again."""
+    return fault.is_temporary or fault.code == NO_STREAM
 
 
 def _size_of(call: _Call) -> int:

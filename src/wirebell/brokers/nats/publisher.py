@@ -16,27 +16,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 from wirebell.backoff import Backoff
 from wirebell.batching import PENDING_MAX, Batcher
-from wirebell.brokers.nats.chains import Chains, Item, Lane, Sent
+from wirebell.brokers.nats.chains import Chains, Item, Lane, Sent, Tail
 from wirebell.brokers.nats.faults import (
-    WRONG_LAST,
     Declined,
     TooLarge,
     WireLost,
     explain,
 )
-from wirebell.brokers.nats.frames import (
-    decode_frame,
-    encode_frame,
-)
-from wirebell.brokers.nats.link import TOO_LARGE, Answer, Link, error_of, read_ack
-from wirebell.brokers.nats.messages import Tail
+from wirebell.brokers.nats.frames import decode_frame, encode_claim, encode_frame
+from wirebell.brokers.nats.link import Link
+from wirebell.brokers.nats.messages import Ack, Answer, read_ack
 from wirebell.brokers.nats.once import EXPECTED, Once, digest_of
 from wirebell.brokers.nats.streams import Stream, Streams
-from wirebell.brokers.nats.wire import Wire
+from wirebell.brokers.nats.wire import Request, Wire
 from wirebell.errors import BrokerUnavailable, UnknownRecord
 from wirebell.model import Published, StreamPosition
 
@@ -88,6 +83,7 @@ class Publisher:
             BrokerUnavailable: As much waits already as may.
             BrokerClosed: The publisher was closed.
         """
+        item = item._replace(deadline=self.link.deadline())
         return self.batchers[hash(item.word) % BATCHERS].add(item)
 
     async def aclose(self) -> None:
@@ -98,8 +94,9 @@ class Publisher:
 
     async def _run(self, items: Sequence[Item]) -> list[Published | Exception]:
         """Carry a batch."""
-        deadline = self.link.deadline()
-        wire = await self.link.wait_wire(deadline)
+        # The first one's: it has waited for the batch before this one.
+        deadline = items[0].deadline
+        wire = await self.link.wait_writable(deadline)
         trouble_count = wire.trouble_count
         results: list[Published | Exception] = [_NOT_KEPT] * len(items)
         lanes: dict[bytes, Lane] = {}
@@ -108,7 +105,7 @@ class Publisher:
             lane = lanes.get(item.word) if item.word else None
             if lane is None and item.history is None and item.how is None:
                 try:
-                    wire.publish(item.subject, item.record)
+                    _deliver(wire, item)
                     direct.append(place)
                 except Declined as error:
                     results[place] = explain(error).at(self.link.place)
@@ -125,7 +122,6 @@ class Publisher:
             try:
                 async with asyncio.timeout_at(deadline):
                     await asyncio.shield(taken)
-                    await wire.writable.wait()
                 if wire.trouble_count != trouble_count:
                     # It may not publish there, which is told ahead of the confirmation.
                     raise Declined(0, wire.trouble)
@@ -165,45 +161,23 @@ class Publisher:
                 task.cancel()
 
     async def _send_all(self, wire: Wire, plans: Sequence[Sent], deadline: float) -> None:
-        """Send frames, and wait for what is answered; a plan without an answer got none."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        missing = len(plans)
-
-        def take(plan: Sent, _: bytes, __: bytes, head: bytes, body: bytes) -> None:
-            nonlocal missing
-            plan.ack = read_ack(head, body)
-            missing -= 1
-            if not missing and not done.done():
-                done.set_result(None)
-
-        tokens = []
+        """Send frames, and wait for what is answered."""
+        requests = []
         for plan in plans:
-            token, reply = wire.expect(partial(take, plan))
-            tokens.append(token)
             headers = b"%b%d\r\n" % (EXPECTED, plan.expected)
             if wire.info.cluster:
                 # Servers up to 2.9 compare with what is stored, not with what is on its way
                 # to it; an id they compare with both. One frame may follow another.
                 headers += b"Nats-Msg-Id: %b.%d\r\n" % (plan.subject, plan.expected)
-            headers += b"\r\n"
-            try:
-                wire.publish(plan.subject, plan.payload, reply, headers)
-            except Declined as error:
-                wire.answers.pop(token, None)
-                take(plan, b"", b"", TOO_LARGE, str(error).encode())
-        if wire.is_lost:
-            return
-        try:
-            async with asyncio.timeout_at(min(deadline, done.get_loop().time() + TRY_SECONDS)):
-                await done
-        except TimeoutError:
-            for token in tokens:
-                wire.answers.pop(token, None)
+            requests.append(Request(plan.subject, plan.payload, headers + b"\r\n"))
+        answers = await wire.ask_all(requests, min(deadline, wire.loop.time() + TRY_SECONDS))
+        for plan, answer in zip(plans, answers, strict=True):
+            plan.answer = read_ack(*answer)
 
     def _accept(self, lane: Lane, plan: Sent, results: list[Published | Exception]) -> bool:
         """Take the results of a frame, if it was stored; tells whether it was."""
-        ack = plan.ack
-        if ack is None or ack.error is not None or ack.duplicate:
+        ack = plan.answer
+        if not isinstance(ack, Ack) or ack.duplicate:
             self.chains.forget(lane.word)
             return False
         self._advance(lane, plan, ack.seq, results)
@@ -218,9 +192,7 @@ class Publisher:
     ) -> None:
         """Go on behind a frame that was stored."""
         self.chains.remember(lane.word, plan, sequence)
-        for result in plan.results:
-            results[lane.places[lane.at]] = result
-            lane.at += 1
+        lane.settle(plan.results, results)
 
     # A channel
 
@@ -234,35 +206,41 @@ class Publisher:
         """Publish what is left of a channel, whatever it takes."""
         try:
             while lane.at < len(lane.items):
-                item = lane.items[lane.at]
-                if item.how is not None and item.how.idempotency_key:
-                    result = await self._publish_once(lane, item, deadline)
-                    results[lane.places[lane.at]] = result
-                    lane.at += 1
-                elif item.history is None:
-                    await self._publish_unkept(item, deadline)
-                    lane.at += 1
-                else:
-                    await self._append(lane, left, results, deadline)
+                try:
+                    await self._carry_next(lane, left, results, deadline)
+                except TooLarge as error:
+                    # It alone.
+                    lane.settle((explain(error).at(self.link.place),), results)
                 left = None
-        except TooLarge as error:
-            # It alone.
-            results[lane.places[lane.at]] = explain(error).at(self.link.place)
-            lane.at += 1
-            await self._carry(lane, None, results, deadline)
         except Exception as error:  # noqa: BLE001 - it is raised to everybody who waits
             fate = error
             if isinstance(error, (Declined, WireLost, TimeoutError)):
                 fate = explain(error).at(self.link.place)
             elif isinstance(error, UnknownRecord):
                 fate = BrokerUnavailable(f"NATS at {self.link.place}: {error}")
-            for place in lane.places[lane.at :]:
-                results[place] = fate
+            lane.settle([fate] * (len(lane.items) - lane.at), results)
+
+    async def _carry_next(
+        self,
+        lane: Lane,
+        left: Sent | None,
+        results: list[Published | Exception],
+        deadline: float,
+    ) -> None:
+        """Publish what comes next in a channel: one item, or those that fit into a frame."""
+        item = lane.items[lane.at]
+        if item.how is not None and item.how.idempotency_key:
+            lane.settle((await self._publish_once(lane, item, deadline),), results)
+        elif item.history is None:
+            await self._publish_unkept(item, deadline)
+            lane.settle((_NOT_KEPT,), results)
+        else:
+            await self._append(lane, left, results, deadline)
 
     async def _publish_unkept(self, item: Item, deadline: float) -> None:
         """Publish what is kept nowhere, behind what is."""
         wire = await self.link.wait_wire(deadline)
-        wire.publish(item.subject, item.record)
+        _deliver(wire, item)
         async with asyncio.timeout_at(deadline):
             await asyncio.shield(wire.sync())
 
@@ -289,30 +267,26 @@ class Publisher:
         loop = asyncio.get_running_loop()
         while True:
             if left is not None:
-                error = left.ack.error if left.ack is not None else None
                 sequence = await self._find(left, lane.word, deadline)
                 if sequence:
                     self._advance(lane, left, sequence, results)
                     return
-                fault = None if error is None else error_of(error)
-                if fault is not None and fault.code not in {WRONG_LAST, 503}:
+                fault = left.answer if isinstance(left.answer, Declined) else None
+                if fault is not None and not (fault.is_taken or fault.is_temporary):
                     raise fault
                 delay = backoff.next_delay()
                 if loop.time() + delay >= deadline:
                     raise explain(fault or TimeoutError()).at(self.link.place)
-                if fault is not None and fault.code == 503:
+                if fault is not None and fault.is_temporary:
                     # Was it removed? It is made again.
                     left.stream.life = ""
                 await asyncio.sleep(delay)
             plan = await self.chains.plan(lane, left, deadline)
             if not plan.frame.records:
                 # All of it was left out.
-                for result in plan.results:
-                    results[lane.places[lane.at]] = result
-                    lane.at += 1
+                lane.settle(plan.results, results)
                 return
-            wire = await self.link.wait_wire(deadline)
-            await self._send_all(wire, [plan], deadline)
+            await self._send_all(await self.link.wait_wire(deadline), [plan], deadline)
             if self._accept(lane, plan, results):
                 return
             left = plan
@@ -323,18 +297,11 @@ class Publisher:
         Raises:
             BrokerUnavailable: It cannot be told any more.
         """
-        ack = left.ack
-        if ack is not None and not ack.duplicate and left.doubts == 0:
+        if isinstance(left.answer, Declined) and left.doubts == 0:
             # It was refused, and sent once.
             return 0
-        message = await self.streams.get(
-            left.stream,
-            {
-                "seq": left.expected + 1,
-                "next_by_subj": left.subject.decode(),
-            },
-            deadline,
-        )
+        question = {"seq": left.expected + 1, "next_by_subj": left.subject.decode()}
+        message = await self.streams.get(left.stream, question, deadline)
         if message is None:
             return 0
         frame = decode_frame(message.data)
@@ -345,13 +312,15 @@ class Publisher:
             # it leaves it out.
             wire.publish(self.streams.live(word), message.data)
             return message.seq
-        if frame.previous == left.expected:
+        if not is_ours and frame.previous in {left.expected, 0}:
             # What came after the frame before it is another one.
             return 0
         raise BrokerUnavailable(
             f"NATS at {self.link.place} did not answer in time, and by now it cannot be told "
             "whether the publication was stored"
         )
+
+    # Removing
 
     async def remove(self, word: bytes) -> None:
         """Forget what is kept of a channel, wherever it is; its offset and epoch stay.
@@ -375,26 +344,19 @@ class Publisher:
         await self.streams.open(stream, deadline=deadline)
         backoff = Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
         while (found := await self.streams.last(stream, word, deadline)) is not None:
-            tail = Tail.of(found[0].seq, found[0].time.timestamp(), found[1])
+            tail = Tail.of(found[0].seq, found[0].stored_at, found[1])
             frame = self.chains.frame_behind(tail, (), tail.version, tail.version_epoch)
-            plan = Sent(
-                stream,
-                stream.subject + word,
-                frame,
-                encode_frame(replace(frame, floor=tail.top + 1)),
-                tail.sequence,
-                [],
-            )
+            payload = encode_frame(replace(frame, floor=tail.top + 1))
+            plan = Sent(stream, stream.subject + word, frame, payload, tail.sequence, [])
             self.chains.forget(word)
             await self._send_all(await self.link.wait_wire(deadline), [plan], deadline)
-            if plan.ack is not None and plan.ack.error is None:
-                purge = {"filter": plan.subject.decode(), "seq": plan.ack.seq}
+            if isinstance(plan.answer, Ack):
+                purge = {"filter": plan.subject.decode(), "seq": plan.answer.seq}
                 await self.link.call(b"STREAM.PURGE." + stream.name, purge, Answer, deadline)
                 return
-            if plan.ack is not None and plan.ack.error is not None:
-                fault = error_of(plan.ack.error)
-                if fault.code != WRONG_LAST:
-                    raise fault
+            fault = plan.answer
+            if fault is not None and not (fault.is_taken or fault.is_temporary):
+                raise fault
             await asyncio.sleep(backoff.next_delay())
 
     # Once
@@ -405,26 +367,16 @@ class Publisher:
         word = lane.word + b"." + digest_of(item.how.idempotency_key)
         stream = None if item.history is None else self.streams.kept(item.history)
         ident = self.chains.next_ident()
-        payload = item.record if stream is None else self.once.claim_of(ident)
-        backoff = Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
-        while True:
-            found = await self.once.read(word, deadline)
-            if found is not None:
-                known = await self.once.find(found, stream, lane.word, deadline)
-                if known is not None:
-                    return known
-            if found is None or self.once.has_ended(found):
-                if await self.once.claim(word, payload, found, deadline):
-                    break
-                continue
-            delay = backoff.next_delay()
-            if asyncio.get_running_loop().time() + delay >= deadline:
-                raise BrokerUnavailable(
-                    f"NATS at {self.link.place}: this idempotency key was used a moment ago, and "
-                    "where its publication went is not known yet"
-                )
-            await asyncio.sleep(delay)
+        payload = item.record if stream is None else encode_claim(ident)
+        if item.heard is not None:
+            # Before anything happens: the copy is longer than what is claimed with.
+            (await self.link.wait_wire(deadline)).check_size(len(item.heard[1]))
+        known = await self.once.claim(word, payload, stream, lane.word, deadline)
+        if known is not None:
+            return known
         if stream is None:
+            if item.heard is not None:
+                (await self.link.wait_wire(deadline)).publish(*item.heard)
             return _NOT_KEPT
         one = Lane(lane.word, [0], [item], ident=ident)
         results: list[Published | Exception] = [_NOT_KEPT]
@@ -436,6 +388,13 @@ class Publisher:
         return published
 
 
+def _deliver(wire: Wire, item: Item) -> None:
+    """Publish what is kept nowhere: the longer copy first, since both are refused, or none."""
+    if item.heard is not None:
+        wire.publish(*item.heard)
+    wire.publish(item.subject, item.record)
+
+
 def _size_of(item: Item) -> int:
     """Return the bytes of an item, what stands around it estimated."""
-    return len(item.record) + 256
+    return len(item.record) + (0 if item.heard is None else len(item.heard[1])) + 256

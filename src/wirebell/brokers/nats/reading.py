@@ -74,7 +74,7 @@ class Reader:
         if last is None and await self.streams.look(stream, deadline):
             last = await self.streams.last(stream, question.word, deadline)
         now = self.streams.now()
-        age = 0.0 if last is None else now - last[0].time.timestamp()
+        age = 0.0 if last is None else now - last[0].stored_at
         if last is None or age > history.meta_ttl_seconds:
             epoch = await self.streams.epoch(stream, question.word, history, deadline)
             return StreamSlice((), StreamPosition(0, epoch))
@@ -110,7 +110,7 @@ class Reader:
         _collect(records, found.frame, first)
         while (missing := found.frame.offset - first) > 0 and found.frame.chain:
             # Each has one publication at least.
-            wanted = found.frame.chain[: min(missing, CHAIN_MAX)]
+            wanted = [{"seq": each} for each in found.frame.chain[: min(missing, CHAIN_MAX)]]
             for message in await self.streams.get_all(stream, wanted, deadline):
                 if message is None:
                     return records

@@ -13,11 +13,11 @@ import asyncio
 import itertools
 import logging
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from wirebell.brokers.nats.addresses import Address, Place
-from wirebell.brokers.nats.faults import Refused, WireLost
-from wirebell.brokers.nats.wire import Wire, open_wire
+from wirebell.brokers.nats.entering import open_wire
+from wirebell.brokers.nats.wire import Wire
 
 __all__ = ("Scouts",)
 
@@ -33,7 +33,7 @@ LOG_SECONDS = 60.0
 class Scouts:
     """Connections to all servers of a cluster.
 
-    Mutable state: the scouts by their servers' ids.
+    Mutable state: the scouts by their servers' ids, and the ids of addresses.
 
     Args:
         place: How to connect.
@@ -47,17 +47,17 @@ class Scouts:
         self.numbers = itertools.count(1)
         self.logged_at = -LOG_SECONDS
 
-    async def refresh(self, addresses: Iterable[Address]) -> None:
+    async def refresh(self, addresses: Collection[Address]) -> None:
         """Connect to servers that have no scout; who cannot be reached is left out."""
-        missing = [each for each in addresses if self.addresses.get(each) not in self.wires]
+        self.addresses = {each: self.addresses.get(each, "") for each in addresses}
+        missing = [each for each, name in self.addresses.items() if name not in self.wires]
         await asyncio.gather(*(self._send(address) for address in missing))
 
     def close(self) -> None:
         """Let go of all."""
         wires, self.wires = self.wires, {}
         for wire in wires.values():
-            wire.handle_lost = _ignore
-            wire.abort()
+            wire.close()
 
     async def confirm(self, wire: Wire) -> None:
         """Wait until every server knows what was subscribed to on a wire before.
@@ -119,7 +119,7 @@ class Scouts:
         try:
             async with asyncio.timeout(self.place.connect_seconds):
                 wire = await open_wire(address, self.place.connect_seconds, self.place.io_seconds)
-        except (OSError, Refused, WireLost):
+        except Exception:  # noqa: BLE001 - whatever it is, it is tried again
             return
         name = wire.info.server_id
         self.addresses[address] = name
@@ -144,7 +144,3 @@ class Scouts:
             logger.warning(
                 "servers of NATS at %s are cut off from each other: %s", self.place, names
             )
-
-
-def _ignore() -> None:
-    """Do nothing."""

@@ -9,12 +9,12 @@ that was meant for a stream that was lost goes into the one that came after it.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -25,20 +25,20 @@ from wirebell.brokers.nats.faults import (
     NAME_TAKEN,
     NO_MESSAGE,
     NO_STREAM,
+    NOBODY,
     OTHER_CONFIG,
     Declined,
     Refused,
-    WireLost,
     explain,
 )
 from wirebell.brokers.nats.frames import Frame, decode_frame
-from wirebell.brokers.nats.link import TRY_SECONDS, Answer, Link, ask, error_of, read_ack
-from wirebell.brokers.nats.messages import Got, Message, epoch_of, read_direct
-from wirebell.brokers.nats.wire import Wire
+from wirebell.brokers.nats.link import TRY_SECONDS, Link, ask
+from wirebell.brokers.nats.messages import Ack, Answer, Got, Message, read_ack, read_direct
+from wirebell.brokers.nats.wire import Request, Wire
 from wirebell.history import IDEMPOTENCY_SECONDS
 from wirebell.model import History
 
-__all__ = ("Stream", "Streams")
+__all__ = ("Stream", "Streams", "epoch_of")
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,10 @@ CLOCK_SECONDS = 60.0
 SEEN_SECONDS = 1.0
 FIRST_RETRY_SECONDS = 0.01
 LONGEST_RETRY_SECONDS = 0.25
+# So many messages are read at once.
+QUESTIONS_MAX = 1000
+# What a single server says of a message is final.
+NOT_FOUND = b"NATS/1.0 404"
 # Of no kind that anybody reads.
 PROBE = b"\0"
 
@@ -98,6 +102,7 @@ class Stream:
         life: Its own word; empty before it is known to be there.
         acknowledged: The highest sequence that this process has an answer to.
         seen_at: When its life was looked at last, by the monotonic clock.
+        lock: Of who looks for it, or makes it.
     """
 
     name: bytes
@@ -108,6 +113,7 @@ class Stream:
     life: str = ""
     acknowledged: int = 0
     seen_at: float = 0.0
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def subject(self) -> bytes:
@@ -132,12 +138,7 @@ class Streams:
         self.prefix = place.prefix.encode()
         self.opened: dict[bytes, Stream] = {}
         self.keys = self._create(
-            "k",
-            "k",
-            "*.*",
-            max_msgs_per_subject=1,
-            max_age=IDEMPOTENCY_SECONDS,
-            duplicate_seconds=IDEMPOTENCY_SECONDS,
+            "k", "k", "*.*", max_msgs_per_subject=1, max_age=IDEMPOTENCY_SECONDS
         )
         self.node = node
         self.kept_streams: dict[tuple[int, float], Stream] = {}
@@ -185,8 +186,21 @@ class Streams:
             Declined: JetStream does not make it.
             BrokerUnavailable: There was no answer in time.
         """
-        deadline = self.link.deadline() if deadline is None else deadline
-        backoff = Backoff()
+        if stream.life:
+            return stream.life
+        try:
+            async with (
+                asyncio.timeout_at(self.link.deadline() if deadline is None else deadline) as bound,
+                stream.lock,
+            ):
+                await self._open(stream, bound.when() or 0.0)
+        except TimeoutError:
+            raise self.link.unavailable() from None
+        return stream.life
+
+    async def _open(self, stream: Stream, deadline: float) -> None:
+        """Look for a stream until it is there."""
+        backoff = Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
         while not stream.life:
             try:
                 await self._find(stream, deadline)
@@ -194,11 +208,7 @@ class Streams:
                 if error.code not in {NO_STREAM, NAME_TAKEN, OTHER_CONFIG}:
                     raise
                 # Another node makes it at this moment.
-                delay = backoff.next_delay()
-                if asyncio.get_running_loop().time() + delay >= deadline:
-                    raise
-                await asyncio.sleep(delay)
-        return stream.life
+                await asyncio.sleep(backoff.next_delay())
 
     async def _find(self, stream: Stream, deadline: float) -> None:
         """Find out the life of a stream, or make it."""
@@ -248,12 +258,14 @@ class Streams:
             Declined: It does not answer as it has to.
             WireLost: The connection ended.
         """
+        # Another server has another clock, and this machine may have slept.
+        self.clock_at = -CLOCK_SECONDS
         if not wire.info.headers:
             raise Refused("it does not know headers: is no_header_support set?")
         try:
             await ask(wire, b"INFO", None, Answer)
         except Declined as error:
-            if error.code == 503 and not wire.info.jetstream and not wire.info.cluster:
+            if error.code == NOBODY and not wire.info.jetstream and not wire.info.cluster:
                 raise Declined(10076, "JetStream not enabled") from error
             raise
         for stream in list(self.opened.values()):
@@ -284,10 +296,10 @@ class Streams:
             await ask(wire, b"STREAM.DELETE." + stream.name, None, Answer)
             stream.life, stream.acknowledged = "", 0
 
-    async def send(
+    async def store(
         self, stream: Stream, word: bytes, payload: bytes, headers: bytes, deadline: float
-    ) -> bytes:
-        """Have a stream store what may be sent twice, again where the answer was lost.
+    ) -> Ack | Declined | None:
+        """Have a stream store a message, once.
 
         Args:
             stream: Which; it is made where it is not there.
@@ -297,30 +309,41 @@ class Streams:
             deadline: Of the loop's clock.
 
         Returns:
-            What it answers.
+            Where it was stored, or why not; ``None`` where the answer was lost.
 
         Raises:
-            Declined: JetStream does not make it.
+            Declined: JetStream does not make the stream.
+            BrokerUnavailable: It is not reached in time.
+        """
+        await self.open(stream, deadline=deadline)
+        wire = await self.link.wait_wire(deadline)
+        question = Request(stream.subject + word, payload, headers)
+        until = min(deadline, wire.loop.time() + TRY_SECONDS)
+        (answer,) = await wire.ask_all((question,), until)
+        ack = read_ack(*answer)
+        if isinstance(ack, Declined) and ack.is_temporary:
+            # Was the stream removed? It is looked for, and made again.
+            stream.life = ""
+        return ack
+
+    async def send(self, stream: Stream, word: bytes, payload: bytes, deadline: float) -> None:
+        """Have a stream store what may be stored twice, again where the answer was lost.
+
+        Raises:
+            Declined: JetStream does not make the stream, or the stream does not take it.
             BrokerUnavailable: There was no answer in time.
         """
-        loop = asyncio.get_running_loop()
         backoff = Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
         while True:
-            await self.open(stream, deadline=deadline)
-            wire = await self.link.wait_wire(deadline)
-            try:
-                async with asyncio.timeout_at(min(deadline, loop.time() + TRY_SECONDS)):
-                    return await wire.request(stream.subject + word, payload, headers)
-            except (WireLost, TimeoutError, Declined) as error:
-                if isinstance(error, Declined):
-                    if not error.is_temporary:
-                        raise
-                    # Was it removed? It is looked for, and made again.
-                    stream.life = ""
-                delay = backoff.next_delay()
-                if loop.time() + delay >= deadline:
-                    raise explain(error).at(self.place) from error
-                await asyncio.sleep(delay)
+            ack = await self.store(stream, word, payload, b"", deadline)
+            if isinstance(ack, Ack):
+                return
+            if ack is not None and not ack.is_temporary:
+                raise ack
+            delay = backoff.next_delay()
+            if asyncio.get_running_loop().time() + delay >= deadline:
+                raise explain(ack or TimeoutError()).at(self.place)
+            await asyncio.sleep(delay)
 
     async def names(self, deadline: float) -> list[bytes]:
         """Return the names of all streams with histories."""
@@ -342,7 +365,7 @@ class Streams:
         return self.opened[name]
 
     async def get(
-        self, stream: Stream, question: dict[str, Any], deadline: float | None = None
+        self, stream: Stream, question: Mapping[str, Any], deadline: float | None = None
     ) -> Message | None:
         """Read a message; ``None`` where there is none.
 
@@ -351,12 +374,49 @@ class Streams:
             BrokerUnavailable: There was no answer in time.
         """
         deadline = self.link.deadline() if deadline is None else deadline
+        if self.link.is_cluster:
+            # Somebody else might not have the newest yet.
+            return await self._ask_leader(stream, question, deadline)
+        (message,) = await self.get_all(stream, (question,), deadline)
+        return message
+
+    async def get_all(
+        self, stream: Stream, questions: Sequence[Mapping[str, Any]], deadline: float
+    ) -> list[Message | None]:
+        """Read messages at once, past JetStream's queue; ``None`` for each that is not there.
+
+        In a cluster any server may answer that has the stream: the newest may be missing.
+
+        Raises:
+            Declined: JetStream says no.
+            BrokerUnavailable: There was no answer in time.
+        """
+        messages: list[Message | None] = []
+        for start in range(0, len(questions), QUESTIONS_MAX):
+            part = questions[start : start + QUESTIONS_MAX]
+            messages += await self._get_some(stream, part, deadline)
+        return messages
+
+    async def _get_some(
+        self, stream: Stream, questions: Sequence[Mapping[str, Any]], deadline: float
+    ) -> list[Message | None]:
+        """Read as many messages as are asked for in one write."""
         wire = await self.link.wait_wire(deadline)
-        if not wire.info.cluster:
-            # In a cluster somebody might tell who has the newest not yet.
-            message = await self._get_directly(wire, stream, question, deadline)
-            if message is not None:
-                return message
+        subject = b"$JS.API.DIRECT.GET." + stream.name
+        asked = [Request(subject, msgspec.json.encode(each)) for each in questions]
+        answers = await wire.ask_all(asked, min(deadline, wire.loop.time() + TRY_SECONDS))
+        messages: list[Message | None] = []
+        for question, (head, body) in zip(questions, answers, strict=True):
+            message = read_direct(head, body)
+            if message is None and (wire.info.cluster or not head.startswith(NOT_FOUND)):
+                message = await self._ask_leader(stream, question, deadline)
+            messages.append(message)
+        return messages
+
+    async def _ask_leader(
+        self, stream: Stream, question: Mapping[str, Any], deadline: float
+    ) -> Message | None:
+        """Read a message from who has all of them."""
         try:
             got = await self.link.call(b"STREAM.MSG.GET." + stream.name, question, Got, deadline)
         except Declined as error:
@@ -365,64 +425,8 @@ class Streams:
                 return None
             if error.code == NO_MESSAGE:
                 return None
-            raise explain(error).at(self.place) from error
+            raise
         return got.message
-
-    async def _get_directly(
-        self, wire: Wire, stream: Stream, question: dict[str, Any], deadline: float
-    ) -> Message | None:
-        """Read a message past JetStream's queue of questions; ``None`` where that is not so."""
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout_at(min(deadline, loop.time() + TRY_SECONDS)):
-                head, body = await wire.ask(
-                    b"$JS.API.DIRECT.GET." + stream.name, msgspec.json.encode(question)
-                )
-        except (WireLost, TimeoutError, Declined):
-            return None
-        return read_direct(head, body)
-
-    async def get_all(
-        self, stream: Stream, sequences: Sequence[int], deadline: float
-    ) -> list[Message | None]:
-        """Read messages by their sequences at once; ``None`` for each that is not there.
-
-        Raises:
-            Declined: JetStream says no.
-            BrokerUnavailable: There was no answer in time.
-        """
-        messages: list[Message | None] = [None] * len(sequences)
-        wire = await self.link.wait_wire(deadline)
-        done: asyncio.Future[None] = wire.loop.create_future()
-        missing = len(sequences)
-
-        def take(place: int, _: bytes, __: bytes, head: bytes, body: bytes) -> None:
-            nonlocal missing
-            messages[place] = read_direct(head, body)
-            missing -= 1
-            if not missing and not done.done():
-                done.set_result(None)
-
-        subject = b"$JS.API.DIRECT.GET." + stream.name
-        tokens = []
-        for place, sequence in enumerate(sequences):
-            token, reply = wire.expect(partial(take, place))
-            tokens.append(token)
-            wire.publish(subject, b'{"seq":%d}' % sequence, reply)
-        try:
-            async with asyncio.timeout_at(min(deadline, wire.loop.time() + TRY_SECONDS)):
-                await done
-        except TimeoutError:
-            for token in tokens:
-                wire.answers.pop(token, None)
-        for place, sequence in enumerate(sequences):
-            if messages[place] is None:
-                # Who was asked has it not, or did not answer: it is asked who has all.
-                messages[place] = await self.get(stream, {"seq": sequence}, deadline)
-                if messages[place] is None:
-                    # What is before it is gone, too.
-                    break
-        return messages
 
     async def last(
         self, stream: Stream, word: bytes, deadline: float | None = None
@@ -461,13 +465,11 @@ class Streams:
         await self.open(keys, deadline=deadline)
         word = b"-." + self.node
         asked_at = time.monotonic()
-        ack = read_ack(b"", await self.send(keys, word, PROBE, b"", deadline))
-        if ack is not None and ack.error is not None:
-            raise error_of(ack.error)
+        await self.send(keys, word, PROBE, deadline)
         middle = (asked_at + time.monotonic()) / 2
         message = await self.get(keys, {"last_by_subj": (keys.subject + word).decode()}, deadline)
         if message is not None:
-            self.clock_offset = message.time.timestamp() - middle
+            self.clock_offset = message.stored_at - middle
             self.clock_at = middle
 
     async def compare_clocks(self, deadline: float) -> None:
@@ -488,7 +490,6 @@ class Streams:
         max_msgs_per_subject: int,
         max_age: float,
         is_live: bool = True,
-        duplicate_seconds: float = DUPLICATE_SECONDS,
     ) -> Stream:
         """Describe a stream."""
         prefix = self.place.prefix
@@ -504,7 +505,7 @@ class Streams:
             "max_msgs_per_subject": max_msgs_per_subject,
             "allow_direct": True,
             "max_age": int(max_age * NANOSECONDS),
-            "duplicate_window": int(duplicate_seconds * NANOSECONDS),
+            "duplicate_window": int(DUPLICATE_SECONDS * NANOSECONDS),
         }
         ahead = f"{prefix}.{subject}."
         return Stream(config["name"].encode(), ahead, pattern, config, is_live)
@@ -520,3 +521,20 @@ class Streams:
             dest = f"{self.place.prefix}.c.{{{{wildcard(1)}}}}.{last}"
             made["republish"] = {"src": pattern, "dest": dest}
         return made
+
+
+def epoch_of(life: str, word: bytes, meta_ttl_seconds: float, now: float) -> str:
+    """Return the epoch in which a channel begins.
+
+    Args:
+        life: Of its stream.
+        word: Its name.
+        meta_ttl_seconds: How long an epoch is remembered, at least.
+        now: Seconds since 1970.
+    """
+    digest = hashlib.blake2b(word, digest_size=8).digest()
+    # Not all channels at one instant.
+    shift = int.from_bytes(digest) / 2**64 * meta_ttl_seconds
+    era = int((now + shift) / meta_ttl_seconds)
+    seed = f"{life} {era} ".encode() + word
+    return hashlib.blake2b(seed, digest_size=4).hexdigest()

@@ -8,35 +8,55 @@ turn of the loop leaves with it, in one write.
 from __future__ import annotations
 
 import asyncio
-import re
+import logging
 import secrets
-import ssl
 from collections import deque
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, cast
 
 import msgspec
 
-from wirebell.brokers.nats.addresses import Address
-from wirebell.brokers.nats.faults import Declined, Refused, TooLarge, WireLost
-from wirebell.version import __version__
+from wirebell.brokers.nats.faults import NOBODY, Declined, TooLarge, WireLost
 
-__all__ = ("LOST", "Receive", "ServerInfo", "Wire", "open_wire")
+__all__ = (
+    "LOST",
+    "NOT_NATS",
+    "NO_RESPONDERS",
+    "TOO_LARGE",
+    "Receive",
+    "Request",
+    "ServerInfo",
+    "Wire",
+)
+
+logger = logging.getLogger(__name__)
 
 Receive = Callable[[bytes, bytes, bytes, bytes], None]
 """Takes subject, the subject to reply to, headers (both empty for none) and payload."""
 
 LOST = b"lost"
-"""In place of an answer's headers: the connection ended first."""
+"""In place of an answer's headers: the connection ended first, or the time."""
+
+TOO_LARGE = b"too large"
+"""Likewise: the question never left; the payload says why."""
+
+NO_RESPONDERS = b"NATS/1.0 503"
+"""An answer's headers begin with it where nobody answers."""
 
 # The server's own bound for a line is 4 KB; one that does not end is no NATS.
 LINE_BYTES_MAX = 1024 * 1024
 # Bytes that the system did not take yet; beyond it, publishing waits.
 WRITE_BYTES_HIGH = 1024 * 1024
-# What the broker needs came with it: headers, JetStream, publishing anew what was stored.
-VERSION_MIN = (2, 9)
 NOT_NATS = "what it says is not NATS"
-NO_RESPONDERS = b"NATS/1.0 503"
+
+
+class Request(NamedTuple):
+    """What is asked, or published to be acknowledged; headers are whole, or empty."""
+
+    subject: bytes
+    payload: bytes
+    headers: bytes = b""
 
 
 class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +72,7 @@ class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
         tls_available: It speaks TLS to who wants.
         cluster: The name of its cluster; empty for none.
         connect_urls: ``host:port`` of the cluster's servers.
-        ldm: It is about to stop, and asks to leave.
+        nonce: To be signed by who has credentials; empty where none are wanted.
     """
 
     server_id: str = ""
@@ -64,7 +84,7 @@ class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
     tls_available: bool = False
     cluster: str = ""
     connect_urls: tuple[str, ...] = ()
-    ldm: bool = False
+    nonce: str = ""
 
 
 class Wire(asyncio.Protocol):
@@ -77,7 +97,6 @@ class Wire(asyncio.Protocol):
         info: What the server said of itself last.
         handle_lost: Is called once, when the connection has ended.
         handle_error: Is given what the server complains about, in its words.
-        chunk_count: How often something arrived.
         trouble: What the server complained about last.
         trouble_count: How often it did.
     """
@@ -88,7 +107,6 @@ class Wire(asyncio.Protocol):
         self.info = ServerInfo()
         self.handle_lost: Callable[[], None] = _ignore
         self.handle_error: Callable[[str], None] = _ignore_text
-        self.chunk_count = 0
         self.trouble = ""
         self.trouble_count = 0
         self.is_lost = False
@@ -116,7 +134,6 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, and hand on."""
-        self.chunk_count += 1
         if self.parts:
             self.parts.append(data)
             self.part_count += len(data)
@@ -184,37 +201,31 @@ class Wire(asyncio.Protocol):
         Raises:
             Declined: It is larger than the server takes.
         """
-        size, limit = len(payload) + len(headers), self.info.max_payload
-        if size > limit:
-            raise TooLarge(
-                0, f"a message has {size} bytes, limit {limit}: raise max_payload of nats-server"
-            )
+        size = len(payload) + len(headers)
+        self.check_size(size)
         if headers:
             line = b"HPUB %b %b %d %d\r\n" % (subject, reply, len(headers), size)
             self.write(line + headers + payload + b"\r\n")
         else:
             self.write(b"PUB %b %b %d\r\n" % (subject, reply, size) + payload + b"\r\n")
 
-    def expect(self, receive: Receive) -> tuple[bytes, bytes]:
-        """Have one answer handed on: returns its token, and the subject it has to go to."""
-        self.token += 1
-        token = b"%d" % self.token
-        self.answers[token] = receive
-        return token, self.inbox + token
+    def check_size(self, size: int) -> None:
+        """Raise `TooLarge` for more bytes than the server takes."""
+        limit = self.info.max_payload
+        if size > limit:
+            raise TooLarge(
+                0, f"a message has {size} bytes, limit {limit}: raise max_payload of nats-server"
+            )
 
-    async def request(self, subject: bytes, payload: bytes, headers: bytes = b"") -> bytes:
-        """Ask, and wait for the answer; who calls bounds the time.
+    async def ask(
+        self, subject: bytes, payload: bytes, headers: bytes = b""
+    ) -> tuple[bytes, bytes]:
+        """Ask, and wait for the answer's headers and payload; who calls bounds the time.
 
         Raises:
             WireLost: The connection ended first.
             Declined: Nobody answers, or the question is too long.
         """
-        return (await self.ask(subject, payload, headers))[1]
-
-    async def ask(
-        self, subject: bytes, payload: bytes, headers: bytes = b""
-    ) -> tuple[bytes, bytes]:
-        """Ask as `request` does; returns the answer's headers, too."""
         if self.is_lost:
             raise WireLost(self.trouble)
         future: asyncio.Future[tuple[bytes, bytes]] = self.loop.create_future()
@@ -225,16 +236,64 @@ class Wire(asyncio.Protocol):
             if head == LOST:
                 future.set_exception(WireLost(body.decode()))
             elif head.startswith(NO_RESPONDERS):
-                future.set_exception(Declined(503, "no responders"))
+                future.set_exception(Declined(NOBODY, "no responders"))
             else:
                 future.set_result((head, body))
 
-        token, reply = self.expect(receive)
+        token = self._expect(receive)
         try:
-            self.publish(subject, payload, reply, headers)
+            self.publish(subject, payload, self.inbox + token, headers)
             return await future
         finally:
             self.answers.pop(token, None)
+
+    async def ask_all(self, requests: Sequence[Request], until: float) -> list[tuple[bytes, bytes]]:
+        """Ask many at once, as soon as the server takes what was written before.
+
+        Args:
+            requests: At least one.
+            until: An instant of the loop's clock.
+
+        Returns:
+            For each the headers and the payload of its answer; in place of the headers
+            `TOO_LARGE` where it never left, `LOST` where nothing came in time.
+        """
+        answers = [(LOST, b"")] * len(requests)
+        tokens: list[bytes] = []
+        missing = len(requests)
+        is_done = asyncio.Event()
+
+        def take(place: int, _: bytes, __: bytes, head: bytes, body: bytes) -> None:
+            nonlocal missing
+            answers[place] = head, body
+            missing -= 1
+            if not missing:
+                is_done.set()
+
+        try:
+            async with asyncio.timeout_at(until):
+                await self.writable.wait()
+                if self.is_lost:
+                    return answers
+                for place, request in enumerate(requests):
+                    token = self._expect(partial(take, place))
+                    tokens.append(token)
+                    try:
+                        self.publish(
+                            request.subject,
+                            request.payload,
+                            self.inbox + token,
+                            request.headers,
+                        )
+                    except TooLarge as error:
+                        take(place, b"", b"", TOO_LARGE, str(error).encode())
+                await is_done.wait()
+        except TimeoutError:
+            pass
+        finally:
+            for token in tokens:
+                self.answers.pop(token, None)
+        return answers
 
     def sync(self) -> asyncio.Future[None]:
         """Ask whether all that was written until the end of this turn was taken; for many at once.
@@ -257,12 +316,26 @@ class Wire(asyncio.Protocol):
             self.loop.call_soon(self._flush)
         self.written.append(data)
 
+    def close(self) -> None:
+        """End it when what was written has left; nobody is told. Idempotent."""
+        self.handle_lost = _ignore
+        if self.transport is not None and not self.is_lost:
+            self._flush()
+            self.transport.close()
+
     def abort(self) -> None:
         """End it at once; idempotent."""
         if self.transport is not None:
             self.transport.abort()
 
     # Inside
+
+    def _expect(self, receive: Receive) -> bytes:
+        """Have one answer handed on; returns the last word of the subject it has to go to."""
+        self.token += 1
+        token = b"%d" % self.token
+        self.answers[token] = receive
+        return token
 
     def _flush(self) -> None:
         """Send what was written in this turn."""
@@ -296,7 +369,11 @@ class Wire(asyncio.Protocol):
             if receive is not None:
                 # Both kinds have one word more when there is somebody to reply to.
                 reply = words[3] if len(words) == (6 if has_headers else 5) else b""
-                receive(words[1], reply, data[start:body], data[body:stop])
+                try:
+                    receive(words[1], reply, data[start:body], data[body:stop])
+                except Exception:
+                    # A mistake of ours: the link goes on, for everybody else.
+                    logger.exception("a message of NATS was not taken")
         return at
 
     def _take_line(self, line: bytes) -> None:
@@ -335,111 +412,6 @@ class Wire(asyncio.Protocol):
         receive = self.answers.pop(subject[len(self.inbox) :], None)
         if receive is not None:
             receive(subject, reply, head, body)
-
-
-async def open_wire(address: Address, connect_seconds: float, io_seconds: float) -> Wire:
-    """Connect and enter.
-
-    Raises:
-        OSError: It cannot be reached; `ssl.SSLError` where TLS fails, ``TimeoutError`` where it
-            takes too long.
-        Refused: It does not let us in, or is not what it has to be.
-        WireLost: It closed the link.
-    """
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(connect_seconds):
-        _, wire = await loop.create_connection(Wire, address.host, address.port)
-    try:
-        async with asyncio.timeout(io_seconds):
-            await _enter(wire, address)
-    except BaseException:
-        wire.abort()
-        raise
-    return wire
-
-
-async def _enter(wire: Wire, address: Address) -> None:
-    """Learn who it is, and say who we are."""
-    try:
-        await wire.greeting
-    except WireLost as error:
-        if wire.trouble == NOT_NATS:
-            raise Refused(f"{NOT_NATS}: is the port right?") from error
-        raise WireLost(f"it closed the link before it said anything ({error})") from error
-    info = wire.info
-    check_version(info)
-    context = address.tls
-    if context is None and info.tls_required:
-        context = ssl.create_default_context()
-    if context is not None:
-        if not (info.tls_required or info.tls_available):
-            raise Refused("it does not speak TLS: write nats:// instead of tls://")
-        await _encrypt(wire, context, address)
-    words: dict[str, object] = {
-        "verbose": False,
-        "pedantic": False,
-        "tls_required": context is not None,
-        "name": "wirebell",
-        "lang": "python",
-        "version": __version__,
-        "protocol": 1,
-        "headers": True,
-        "no_responders": True,
-        "echo": True,
-    }
-    if address.password:
-        words |= {"user": address.user, "pass": address.password}
-    elif address.user:
-        words["auth_token"] = address.user
-    wire.write(b"CONNECT %b\r\n" % msgspec.json.encode(words))
-    wire.listen()
-    try:
-        await wire.sync()
-    except WireLost as error:
-        raise _refusal_of(wire, error, is_encrypted=context is not None) from error
-
-
-async def _encrypt(wire: Wire, context: ssl.SSLContext, address: Address) -> None:
-    """Speak TLS from now on."""
-    assert wire.transport is not None
-    transport = await wire.loop.start_tls(
-        wire.transport,
-        wire,
-        context,
-        server_hostname=address.server_name or address.host,
-    )
-    if transport is None:
-        raise WireLost("it closed the link in the middle of TLS")
-    wire.connection_made(transport)
-
-
-def check_version(info: ServerInfo) -> None:
-    """Refuse a server that cannot do what is needed.
-
-    Raises:
-        Refused: It is too old.
-    """
-    version = tuple(int(part) for part in re.findall(r"\d+", info.version)[:2])
-    if version < VERSION_MIN:
-        raise Refused(
-            f"it is nats-server {info.version}, needed is {VERSION_MIN[0]}.{VERSION_MIN[1]} or "
-            "newer: upgrade it"
-        )
-
-
-def _refusal_of(wire: Wire, error: WireLost, *, is_encrypted: bool) -> Exception:
-    """Say why a server closed the link while we entered."""
-    trouble = wire.trouble.lower()
-    if "authorization" in trouble or "authentication" in trouble:
-        return Refused(
-            "it refuses user and password, or wants some: give them in the URL "
-            f"(nats://user:password@host) ({wire.trouble})"
-        )
-    if is_encrypted and not trouble:
-        return Refused(
-            "it closed the link behind TLS: does it want a certificate of ours (tls_cert, tls_key)?"
-        )
-    return error
 
 
 def _ignore() -> None:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import re
 import ssl
-import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from wirebell.broker_options import BrokerTLS, PostgreSQLOptions
+from wirebell.broker_tls import create_tls
 from wirebell.errors import ConfigError
 
 __all__ = ("Place", "read_place", "read_url")
@@ -223,40 +222,7 @@ class _NamedContext(ssl.SSLContext):
 
 
 def _create_tls(tls: BrokerTLS) -> ssl.SSLContext:
-    """Make what a link is encrypted with.
-
-    Raises:
-        ConfigError: A certificate cannot be read.
-    """
-    try:
-        context = _NamedContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.server_name = tls.server_name
-        if "-----BEGIN" in tls.authorities:
-            context.load_verify_locations(cadata=tls.authorities)
-        elif tls.authorities:
-            context.load_verify_locations(cafile=tls.authorities)
-        else:
-            context.load_default_certs()
-        if tls.skip_verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if tls.certificate:
-            _load_certificate(context, tls)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"a certificate for PostgreSQL cannot be read: {error}") from error
+    """Make what a link is encrypted with."""
+    context = create_tls(tls, "PostgreSQL", _NamedContext)
+    context.server_name = tls.server_name
     return context
-
-
-def _load_certificate(context: ssl.SSLContext, tls: BrokerTLS) -> None:
-    """Load our own certificate; the standard library takes files only."""
-    with tempfile.TemporaryDirectory(prefix="wirebell-") as folder:
-        paths: list[str] = []
-        for name, text in (("certificate", tls.certificate), ("key", tls.key)):
-            if "-----BEGIN" in text:
-                path = Path(folder, name)
-                path.touch(mode=0o600)
-                path.write_text(text)
-                paths.append(str(path))
-            else:
-                paths.append(text)
-        context.load_cert_chain(paths[0], paths[1] or None)

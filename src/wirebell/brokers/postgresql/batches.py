@@ -12,7 +12,6 @@ from wirebell.model import History, Published, PublishOptions, StreamPosition
 __all__ = (
     "CONTROL",
     "FOR_CHANNELS",
-    "OFFSET_MAX",
     "PROBE",
     "Batch",
     "Item",
@@ -30,7 +29,7 @@ PROBE = 2
 KEY_BYTES_MAX = 1024
 """Longest name that is a key as it is: an index takes no more than about 2,700 bytes."""
 
-OFFSET_MAX = 2**63 - 1
+SIZE_MAX = 2**62
 SECONDS_MAX = 100 * 365 * 86_400.0
 VERSION_MAX = 10**20 - 1
 OVERHEAD_BYTES = 64
@@ -77,124 +76,121 @@ def bounded_seconds(seconds: float) -> float:
 class _Group:
     """What goes to one channel."""
 
-    __slots__ = ("count", "first", "history")
+    __slots__ = ("count", "first", "history", "number")
 
-    def __init__(self, first: Item) -> None:
+    def __init__(self, number: int, first: Item) -> None:
+        self.number = number
         self.first = first
         self.history: History | None = None
         self.count = 0
+
+
+class _Extra(NamedTuple):
+    """What decides about an item alone."""
+
+    number: int
+    key: bytes | None
+    version: bytes | None
+    version_epoch: bytes
 
 
 class Batch:
     """Items of one call, put together by channel; their order stays.
 
     Args:
-        items: Any number.
+        items: 1 or more. An idempotency key that comes again behind one that has a version too
+            ends the batch: whether that is published is known afterwards.
 
     Attributes:
-        shards: That are written to, ascending.
-        arguments: Of `statements.PUBLISH`, from the shards on.
+        count: How many items it took; 1 or more.
+        arguments: Of `wirebell.brokers.postgresql.broker.PUBLISH`, from the shards on.
     """
 
-    __slots__ = ("arguments", "count", "item_groups", "item_places", "repeats", "shards")
+    __slots__ = ("arguments", "count", "item_groups", "item_places", "repeats")
 
     def __init__(self, items: Sequence[Item]) -> None:
-        self.count = len(items)
         self.repeats: dict[int, int] = {}
-        groups: dict[tuple[int, bytes], int] = {}
-        found: list[_Group] = []
         self.item_groups: list[int] = []
         self.item_places: list[int] = []
-        extras: list[tuple[int, bytes | None, bytes | None, bytes]] = []
-        keys: dict[bytes, int] = {}
-        for number, item in enumerate(items):
-            name = (item.kind, item.key)
-            index = groups.get(name)
-            if index is None:
-                index = groups[name] = len(found)
-                found.append(_Group(item))
-            group = found[index]
-            self.item_groups.append(index + 1)
-            if item.how is not None and self._is_repeated(number, item, keys, extras):
+        groups: dict[tuple[int, bytes], _Group] = {}
+        extras: list[_Extra] = []
+        firsts: dict[bytes, _Extra] = {}
+        for number, item in enumerate(items, 1):
+            extra = None if item.how is None else _extra_of(number, item, item.how)
+            first = extra
+            if extra is not None and extra.key is not None:
+                first = firsts.setdefault(extra.key, extra)
+                if first is not extra and first.version is not None:
+                    break
+            group = groups.get((item.kind, item.key))
+            if group is None:
+                group = groups[item.kind, item.key] = _Group(len(groups) + 1, item)
+            self.item_groups.append(group.number)
+            if first is not extra and first is not None:
+                self.repeats[number] = first.number
                 self.item_places.append(-1)
                 continue
-            if item.history is None:
-                self.item_places.append(0)
-                continue
-            # The newest call decides for the whole stream.
-            group.history = item.history
-            group.count += 1
-            self.item_places.append(group.count)
-        self.shards = sorted({group.first.shard for group in found})
+            if extra is not None:
+                extras.append(extra)
+            if item.history is not None:
+                # The newest call decides for the whole stream.
+                group.history = item.history
+                group.count += 1
+            self.item_places.append(0 if item.history is None else group.count)
+        self.count = len(self.item_groups)
         self.arguments: tuple[Any, ...] = (
-            self.shards,
-            *_arrays_of(found),
+            sorted({group.first.shard for group in groups.values()}),
+            *_arrays_of(list(groups.values())),
             self.item_groups,
             self.item_places,
-            [item.record for item in items],
-            [extra[0] for extra in extras],
-            [extra[1] for extra in extras],
-            [extra[2] for extra in extras],
-            [extra[3] for extra in extras],
+            [item.record for item in items[: self.count]],
+            *([extra[column] for extra in extras] for column in range(len(_Extra._fields))),
         )
 
-    def _is_repeated(
-        self,
-        number: int,
-        item: Item,
-        keys: dict[bytes, int],
-        extras: list[tuple[int, bytes | None, bytes | None, bytes]],
-    ) -> bool:
-        """Note what holds for an item alone; true when the batch has its key already."""
-        how = item.how
-        assert how is not None
-        key: bytes | None = None
-        if how.idempotency_key:
-            once = how.idempotency_key.encode("utf-8", "surrogatepass")
-            text = b"%d %b%b" % (len(item.key), item.key, once)
-            key = hashlib.sha256(text).digest()
-            if key in keys:
-                self.repeats[number] = keys[key]
-                return True
-            keys[key] = number
-        version: bytes | None = None
-        if how.version and item.history is not None:
-            version = b"%020d" % min(how.version, VERSION_MAX)
-        if key is not None or version is not None:
-            epoch = how.version_epoch.encode("utf-8", "surrogatepass")
-            extras.append((number + 1, key, version, epoch))
-        return False
-
     def read(self, answer: Any) -> list[Published]:
-        """Read the answer: what became of each item, in their order."""
-        results: list[Published] = [_NOT_KEPT] * self.count
-        left_out: dict[int, Published] = {}
-        if answer["left_out"]:
-            left_out = {
-                number - 1: Published(StreamPosition(offset, epoch), is_suppressed=True)
-                for number, epoch, offset in zip(
-                    answer["left_out"],
-                    answer["left_out_epochs"],
-                    answer["left_out_offsets"],
-                    strict=True,
-                )
-            }
+        """Read the answer: what became of each item that it took, in their order."""
+        left_out = {
+            number: Published(StreamPosition(offset, epoch), is_suppressed=True)
+            for number, epoch, offset in zip(
+                answer["left_out"] or (),
+                answer["left_out_epochs"] or (),
+                answer["left_out_offsets"] or (),
+                strict=True,
+            )
+        }
         epochs, bases = answer["epochs"], answer["bases"]
-        # How many of a group were left out so far: who follows stands that much further ahead.
-        shifts: dict[int, int] = {}
+        results: list[Published] = []
+        # How many of a group are kept so far.
+        counts = [0] * (max(self.item_groups) + 1)
         for number, (group, place) in enumerate(
-            zip(self.item_groups, self.item_places, strict=True)
+            zip(self.item_groups, self.item_places, strict=True), 1
         ):
             if number in left_out:
-                results[number] = left_out[number]
-                if place > 0:
-                    shifts[group] = shifts.get(group, 0) + 1
-            elif place > 0:
-                offset = bases[group - 1] + place - shifts.get(group, 0)
-                results[number] = Published(StreamPosition(offset, epochs[group - 1]))
-        for number, first in self.repeats.items():
-            results[number] = Published(results[first].position, is_suppressed=True)
+                results.append(left_out[number])
+            elif number in self.repeats:
+                first = results[self.repeats[number] - 1]
+                results.append(Published(first.position, is_suppressed=True))
+            elif place == 0:
+                results.append(_NOT_KEPT)
+            else:
+                counts[group] += 1
+                position = StreamPosition(bases[group - 1] + counts[group], epochs[group - 1])
+                results.append(Published(position))
         return results
+
+
+def _extra_of(number: int, item: Item, how: PublishOptions) -> _Extra | None:
+    """Return what decides about an item alone, if anything does."""
+    key: bytes | None = None
+    if how.idempotency_key:
+        once = how.idempotency_key.encode("utf-8", "surrogatepass")
+        key = hashlib.sha256(b"%d %b%b" % (len(item.key), item.key, once)).digest()
+    version: bytes | None = None
+    if how.version and item.history is not None:
+        version = b"%020d" % min(how.version, VERSION_MAX)
+    if key is None and version is None:
+        return None
+    return _Extra(number, key, version, how.version_epoch.encode("utf-8", "surrogatepass"))
 
 
 def _arrays_of(groups: Sequence[_Group]) -> tuple[list[Any], ...]:
@@ -205,7 +201,7 @@ def _arrays_of(groups: Sequence[_Group]) -> tuple[list[Any], ...]:
         [group.first.key for group in groups],
         [group.first.shard for group in groups],
         [group.count for group in groups],
-        [None if each is None else min(each.size, OFFSET_MAX // 2) for each in histories],
+        [None if each is None else min(each.size, SIZE_MAX) for each in histories],
         [None if each is None else bounded_seconds(each.ttl_seconds) for each in histories],
         [None if each is None else bounded_seconds(each.meta_ttl_seconds) for each in histories],
     )

@@ -9,22 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import time
 import uuid
 from collections.abc import Awaitable, Sequence
-from typing import NamedTuple
+from typing import Final
 
 from wirebell.batching import Batcher
 from wirebell.broker_options import PostgreSQLOptions
-from wirebell.brokers.postgresql import statements
 from wirebell.brokers.postgresql.addresses import read_place
 from wirebell.brokers.postgresql.batches import (
     CONTROL,
-    OFFSET_MAX,
+    FOR_CHANNELS,
     PROBE,
     Batch,
     Item,
-    bounded_seconds,
     key_of,
     shard_of,
     size_of,
@@ -34,19 +31,19 @@ from wirebell.brokers.postgresql.faults import (
     NO_PARTITION,
     TOO_LATE,
     Fault,
+    UnknownLog,
     explain_start,
 )
+from wirebell.brokers.postgresql.histories import Histories
 from wirebell.brokers.postgresql.keeper import Keeper
 from wirebell.brokers.postgresql.link import Link
 from wirebell.brokers.postgresql.reader import Reader
 from wirebell.brokers.postgresql.schema import lock_key_of
-from wirebell.brokers.postgresql.statements import fill
 from wirebell.errors import BrokerClosed, BrokerUnavailable
 from wirebell.history import StreamSlice
 from wirebell.interfaces import BrokerListener
 from wirebell.model import (
     ChannelOptions,
-    History,
     Membership,
     Publication,
     Published,
@@ -65,19 +62,13 @@ __all__ = ("PostgreSQLBroker",)
 logger = logging.getLogger(__name__)
 
 CONTROL_BYTES_MAX = 1024 * 1024
-QUESTIONS_MAX = 200
-UNKNOWN_LOG_SECONDS = 60.0
-ROWS_ASKED_MAX = 2**31 - 1
 
 
-class Question(NamedTuple):
-    """Which part of a stream is asked for."""
-
-    key: bytes
-    after: int
-    limit: int
-    is_reverse: bool
-    history: History
+PUBLISH: Final = """
+SELECT * FROM {p}_publish_1(
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20
+)
+"""
 
 
 class PostgreSQLBroker:
@@ -98,24 +89,22 @@ class PostgreSQLBroker:
         self.place = read_place(options)
         self.lock_key = lock_key_of(options.table_prefix)
         self.listener: BrokerListener | None = None
+        self.unknown = UnknownLog(logger)
         self._create_parts()
         self.subscribed: dict[bytes, str] = {}
         self.node_key = b""
         self.probes: dict[bytes, asyncio.Future[None]] = {}
         self.clock_lead: float | None = None
         self.reconnects = 0
-        self.unknown_logged_at = -UNKNOWN_LOG_SECONDS
 
     def _create_parts(self) -> None:
         """Create what a closed broker has ended."""
-        self.link = Link(self.place, self.options.pool_size)
+        self.link = Link(self.place, self.options.pool_size, self.options.table_prefix)
         listen_place = read_place(self.options, listens=True)
         self.reader = Reader(self.options, self.place, listen_place, self)
         self.keeper = Keeper(self.options, self.link)
         self.publications: Batcher[Item, Published] = Batcher(self._publish, size_of=size_of)
-        self.questions: Batcher[Question, StreamSlice] = Batcher(
-            self._answer, size_of=lambda _: 64, count_max=QUESTIONS_MAX
-        )
+        self.histories = Histories(self.options, self.link, self.unknown)
 
     @property
     def is_connected(self) -> bool:
@@ -168,7 +157,7 @@ class PostgreSQLBroker:
         """Stop; idempotent. What was published before is still carried, within its bound."""
         self.listener = None
         await self.keeper.aclose()
-        await asyncio.gather(self.publications.aclose(), self.questions.aclose())
+        await asyncio.gather(self.publications.aclose(), self.histories.aclose())
         await self.reader.aclose()
         await self.link.aclose()
         self.subscribed.clear()
@@ -237,23 +226,14 @@ class PostgreSQLBroker:
     ) -> StreamSlice:
         """Read what is kept."""
         self._running()
-        if limit < 0:
-            raise ValueError(f"limit must be 0 or more, got {limit}")
-        after = since.offset if since is not None else OFFSET_MAX if reverse else 0
-        return await self.questions.add(
-            Question(
-                key_of(channel),
-                min(after, OFFSET_MAX),
-                min(limit, ROWS_ASKED_MAX),
-                reverse,
-                options.history or History(),
-            )
+        return await self.histories.read(
+            channel, options, since=since, limit=limit, reverse=reverse
         )
 
     async def remove_history(self, channel: str) -> None:
         """Forget what is kept; offsets count on in the same epoch."""
         self._running()
-        await self.link.ask(self._fill(statements.REMOVE_HISTORY), key_of(channel))
+        await self.histories.remove(channel)
 
     # What arrives
 
@@ -271,13 +251,16 @@ class PostgreSQLBroker:
             if waiting is not None and not waiting.done():
                 waiting.set_result(None)
             return
+        if kind != FOR_CHANNELS:
+            # Of a newer release.
+            return
         channel = self.subscribed.get(key)
         if channel is None:
             return
         try:
             item = decode_item(record, offset, epoch)
         except UnknownRecord as error:
-            self._note_unknown(error)
+            self.unknown.tell(error)
             return
         listener.handle_item(channel, item)
 
@@ -289,9 +272,17 @@ class PostgreSQLBroker:
 
     # Calls
 
-    async def _publish(self, items: Sequence[Item]) -> Sequence[Published | Exception]:
-        """Carry items; the batch has an id, so that it happens once however often it is sent."""
-        batch, batch_id = Batch(items), uuid.uuid4()
+    async def _publish(self, items: Sequence[Item]) -> Sequence[Published]:
+        """Carry items: with one call, but for what must know what became of the ones before."""
+        deadline = asyncio.get_running_loop().time() + self.place.io_seconds
+        results: list[Published] = []
+        while len(results) < len(items):
+            results += await self._publish_batch(Batch(items[len(results) :]), deadline)
+        return results
+
+    async def _publish_batch(self, batch: Batch, deadline: float) -> list[Published]:
+        """Carry a batch; it has an id, so that it happens once however often it is sent."""
+        batch_id = uuid.uuid4()
         loop = asyncio.get_running_loop()
 
         def arguments(left: float, fault: Fault | None) -> tuple[object, ...]:
@@ -303,109 +294,21 @@ class PostgreSQLBroker:
                 self.lock_key,
                 batch_id,
                 fault is not None,
-                None if lead is None else loop.time() + left + lead,
+                None if lead is None else deadline + lead,
                 max(1, int(left * 1000)),
                 *batch.arguments,
             )
 
-        (answer,) = await self.link.call(
-            self._fill(statements.PUBLISH), arguments, repair=self._repair
-        )
+        (answer,) = await self.link.call(PUBLISH, arguments, deadline=deadline, repair=self._repair)
         self.clock_lead = answer["answered_at"] - loop.time()
         return batch.read(answer)
 
     async def _repair(self, fault: Fault) -> None:
         """Make the partition that was missing."""
         if fault.code == NO_PARTITION:
-            await self.keeper.make_partitions(is_urgent=True)
-
-    async def _answer(self, questions: Sequence[Question]) -> Sequence[StreamSlice | Exception]:
-        """Read parts of streams; those that do not exist yet get an epoch now, which stays."""
-        found = await self._read(questions)
-        missing = {
-            question.key: question.history
-            for question, part in zip(questions, found, strict=True)
-            if part is None
-        }
-        if missing:
-            keys = sorted(missing)
-            count = self.options.shard_count
-            shards = sorted({shard_of(key, count) for key in keys})
-            await self.link.call(
-                self._fill(statements.OPEN),
-                lambda left, _fault: (
-                    self.lock_key,
-                    max(1, int(left * 1000)),
-                    shards,
-                    keys,
-                    [bounded_seconds(missing[key].ttl_seconds) for key in keys],
-                    [bounded_seconds(missing[key].meta_ttl_seconds) for key in keys],
-                ),
-            )
-            opened = await self._read([each for each in questions if each.key in missing])
-            rest = iter(opened)
-            found = [
-                next(rest) if each.key in missing else part
-                for each, part in zip(questions, found, strict=True)
-            ]
-        # Who keeps positions for less than an instant gets one that has ended already.
-        return [part or StreamSlice((), StreamPosition(0, secrets.token_hex(4))) for part in found]
-
-    async def _read(self, questions: Sequence[Question]) -> list[StreamSlice | None]:
-        """Read parts of streams; ``None`` for one that does not exist."""
-        rows = await self.link.ask(
-            self._fill(statements.HISTORY),
-            [question.key for question in questions],
-            [question.after for question in questions],
-            [question.limit for question in questions],
-            [question.is_reverse for question in questions],
-            self.options.retention_seconds,
-        )
-        tops: dict[int, StreamPosition] = {}
-        kept: dict[int, list[Publication]] = {}
-        for number, epoch, top, offset, record in rows:
-            tops[number] = StreamPosition(top, epoch)
-            publication = None if offset is None else self._decode(record, offset, epoch)
-            if publication is not None:
-                kept.setdefault(number, []).append(publication)
-        return [
-            StreamSlice(_run_of(kept.get(number, []), question.is_reverse), tops[number])
-            if number in tops
-            else None
-            for number, question in enumerate(questions, 1)
-        ]
-
-    def _decode(self, record: bytes, offset: int, epoch: str) -> Publication | None:
-        """Read a kept publication; what cannot be read is left out."""
-        try:
-            item = decode_item(record, offset, epoch)
-        except UnknownRecord as error:
-            self._note_unknown(error)
-            return None
-        return item if isinstance(item, Publication) else None
-
-    def _note_unknown(self, error: UnknownRecord) -> None:
-        """Log what could not be read, at most once a minute."""
-        now = time.monotonic()
-        if now - self.unknown_logged_at >= UNKNOWN_LOG_SECONDS:
-            self.unknown_logged_at = now
-            logger.error("left out: %s", error)
+            await self.keeper.make_partitions()
 
     def _running(self) -> None:
         """Raise `BrokerClosed` unless it runs."""
         if self.listener is None:
             raise BrokerClosed("the PostgreSQL broker is not running")
-
-    def _fill(self, statement: str) -> str:
-        """Write the prefix into a statement."""
-        return fill(statement, self.options.table_prefix)
-
-
-def _run_of(publications: list[Publication], is_reverse: bool) -> tuple[Publication, ...]:  # noqa: FBT001
-    """Return the run without a hole at the newer end."""
-    ordered = sorted(publications, key=lambda each: each.offset)
-    start = len(ordered) - 1
-    while start > 0 and ordered[start - 1].offset == ordered[start].offset - 1:
-        start -= 1
-    run = ordered[max(0, start) :]
-    return tuple(reversed(run)) if is_reverse else tuple(run)

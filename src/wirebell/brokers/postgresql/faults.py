@@ -6,15 +6,28 @@ The one boundary at which errors of the driver, of the system and of the server 
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
+import time
 from dataclasses import dataclass
 
 import asyncpg
 
 from wirebell.brokers.postgresql.addresses import Place
 from wirebell.errors import BrokerUnavailable, ConfigError
+from wirebell.records import UnknownRecord
 
-__all__ = ("ERRORS", "IN_ALREADY", "NO_PARTITION", "TOO_LATE", "Fault", "explain", "explain_start")
+__all__ = (
+    "ERRORS",
+    "NO_PARTITION",
+    "TOO_LATE",
+    "Fault",
+    "UnknownLog",
+    "explain",
+    "explain_start",
+)
+
+UNKNOWN_LOG_SECONDS = 60.0
 
 ERRORS = (
     asyncpg.PostgresError,
@@ -26,9 +39,11 @@ ERRORS = (
 )
 """What a call to the server may raise."""
 
-IN_ALREADY = "23505"
 NO_PARTITION = "23514"
 TOO_LATE = "WB001"
+
+NOT_PRIMARY = ("25006", "55000")
+"""It writes nothing; or it recovers, and cannot say where its log stands."""
 
 REFUSALS = {
     "28P01": "it refuses the user or the password: compare them with the role's",
@@ -38,8 +53,11 @@ REFUSALS = {
     "3F000": "the schema of its search_path is missing: CREATE SCHEMA makes it",
     "42501": "the role may not do what is needed: grant what docs/brokers.md lists, or let the "
     "owner make the tables and set skip_schema_init",
-    "25006": "it is read-only: give the primary's address, or several hosts with "
-    "target_session_attrs=read-write, or see default_transaction_read_only",
+    **dict.fromkeys(
+        NOT_PRIMARY,
+        "it is read-only: give the primary's address, or several hosts with "
+        "target_session_attrs=read-write, or see default_transaction_read_only",
+    ),
     "42P01": "the tables are missing: start once without skip_schema_init, as a role that may "
     "make them",
     "42883": "the functions are missing: start this release once without skip_schema_init, as a "
@@ -71,8 +89,8 @@ TROUBLES = {
 # The same call may succeed a moment later.
 TEMPORARY = frozenset(
     (
-        *("53300", "57P01", "57P02", "57P03", "55P03", "40P01", "40001", "25006"),
-        *("CLOSED", "TIMEOUT", "CONNECT", NO_PARTITION, TOO_LATE, IN_ALREADY),
+        *("53300", "57P01", "57P02", "57P03", "55P03", "40P01", "40001"),
+        *("CLOSED", "TIMEOUT", "CONNECT", NO_PARTITION, TOO_LATE, *NOT_PRIMARY),
     )
 )
 
@@ -106,13 +124,14 @@ def explain(error: BaseException) -> Fault:
     advice = REFUSALS.get(code) or TROUBLES.get(code)
     is_told = advice is not None and text not in ("", advice)
     words = f"{advice} ({text})" if is_told else advice or text or type(error).__name__
-    is_answer = isinstance(error, asyncpg.PostgresError) and not code.startswith(("57P", "08"))
+    # The next try may find the primary elsewhere.
+    is_link_over = code.startswith(("57P", "08")) or code in NOT_PRIMARY
     return Fault(
         code,
         words,
         is_temporary=code in TEMPORARY or code.startswith("08"),
         is_refusal=code in REFUSALS,
-        keeps_link=is_answer,
+        keeps_link=isinstance(error, asyncpg.PostgresError) and not is_link_over,
     )
 
 
@@ -143,3 +162,22 @@ def _find_code(error: BaseException) -> tuple[str, str]:
         is_closed = "connection_lost" in text or "connection was closed" in text
         return ("CLOSED" if is_closed else "CONNECT"), text
     return "CLOSED", text
+
+
+class UnknownLog:
+    """Says that records of a newer release are left out, at most once a minute.
+
+    Args:
+        logger: Where.
+    """
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self.logger = logger
+        self.told_at = -UNKNOWN_LOG_SECONDS
+
+    def tell(self, error: UnknownRecord) -> None:
+        """Say it, unless that was said just now."""
+        now = time.monotonic()
+        if now - self.told_at >= UNKNOWN_LOG_SECONDS:
+            self.told_at = now
+            self.logger.error("left out: %s", error)

@@ -14,6 +14,7 @@ import asyncpg
 from wirebell.backoff import Backoff
 from wirebell.brokers.postgresql.addresses import Place
 from wirebell.brokers.postgresql.faults import ERRORS, Fault, explain
+from wirebell.brokers.postgresql.statements import fill
 from wirebell.errors import BrokerClosed
 
 __all__ = ("Connection", "Link", "open_connection")
@@ -22,7 +23,8 @@ FIRST_RETRY_SECONDS = 0.02
 LONGEST_RETRY_SECONDS = 0.5
 
 # A plan is made once, when the tables may still be empty, and kept while they grow: it must use
-# the indexes from the start. Planning over all partitions takes longer than reading from them.
+# the indexes from the start (the histories of 100 channels took ten times as long without). What
+# then costs too much on paper must not be compiled, which takes seconds.
 PLANNING = "SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan; SET jit = off"
 
 # The driver ships no types.
@@ -55,10 +57,12 @@ class Link:
     Args:
         place: Of the database.
         size: Connections at most, 1 or more.
+        prefix: Of the tables.
     """
 
-    def __init__(self, place: Place, size: int) -> None:
+    def __init__(self, place: Place, size: int, prefix: str) -> None:
         self.place = place
+        self.prefix = prefix
         self.slots = asyncio.Semaphore(size)
         self.idle: list[Connection] = []
         self.is_running = True
@@ -81,7 +85,7 @@ class Link:
         """Ask, again and again where that may help.
 
         Args:
-            statement: One, whose rows are wanted.
+            statement: One, whose rows are wanted; ``{p}`` in it is the tables' prefix.
             arguments: Makes its parameters for each try: from the seconds that are left, and why
                 the try before failed.
             deadline: Of the loop's clock; ``None`` is a whole bound from now.
@@ -91,6 +95,7 @@ class Link:
             BrokerUnavailable: There was no answer in time, or it will be the same at any time.
             BrokerClosed: The link was closed.
         """
+        statement = fill(statement, self.prefix)
         loop = asyncio.get_running_loop()
         if deadline is None:
             deadline = loop.time() + self.place.io_seconds
@@ -117,32 +122,14 @@ class Link:
             await asyncio.sleep(delay)
         raise BrokerClosed("the broker was closed before it answered")
 
-    async def ask(self, statement: str, *arguments: object) -> Rows:
+    async def ask(self, statement: str, *arguments: object, deadline: float | None = None) -> Rows:
         """Ask what has the same parameters each time; see `call`."""
-        return await self.call(statement, lambda _left, _fault: arguments)
-
-    async def run(self, script: str) -> None:
-        """Run statements in one transaction, once, on a connection of its own.
-
-        Raises:
-            OSError, asyncpg.PostgresError, asyncpg.InterfaceError: As the driver puts it.
-        """
-        connection = await open_connection(self.place)
-        try:
-            async with asyncio.timeout(self.place.io_seconds * 4), connection.transaction():
-                await connection.execute(script)
-        finally:
-            connection.terminate()
+        return await self.call(statement, lambda _left, _fault: arguments, deadline=deadline)
 
     async def _ask(self, statement: str, arguments: Sequence[object]) -> Rows:
         """Ask once, on a connection that nobody else uses meanwhile."""
         async with self.slots:
-            connection = self.idle.pop() if self.idle else None
-            if connection is not None and connection.is_closed():
-                connection = None
-                self.idle.clear()
-            if connection is None:
-                connection = await open_connection(self.place)
+            connection = self._take_idle() or await open_connection(self.place)
             is_whole = False
             try:
                 rows = await self._fetch(connection, statement, arguments)
@@ -156,6 +143,14 @@ class Link:
                 else:
                     connection.terminate()
             return rows
+
+    def _take_idle(self) -> Connection | None:
+        """Take a connection that still stands, if there is one."""
+        while self.idle:
+            connection = self.idle.pop()
+            if not connection.is_closed():
+                return connection
+        return None
 
     async def _fetch(
         self, connection: Connection, statement: str, arguments: Sequence[object]

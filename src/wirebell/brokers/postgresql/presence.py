@@ -6,18 +6,16 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from wirebell.batching import Batcher
 from wirebell.broker_options import PostgreSQLOptions
-from wirebell.brokers.postgresql import statements
 from wirebell.brokers.postgresql.addresses import read_place
 from wirebell.brokers.postgresql.batches import bounded_seconds, key_of
-from wirebell.brokers.postgresql.faults import ERRORS, explain_start
+from wirebell.brokers.postgresql.faults import ERRORS, UnknownLog, explain_start
 from wirebell.brokers.postgresql.keeper import Keeper
-from wirebell.brokers.postgresql.link import Link
+from wirebell.brokers.postgresql.link import Link, open_connection
 from wirebell.brokers.postgresql.schema import prepare
-from wirebell.brokers.postgresql.statements import fill
 from wirebell.errors import BrokerClosed
 from wirebell.model import ClientInfo
 from wirebell.records import UnknownRecord, decode_info, encode_info
@@ -27,6 +25,25 @@ __all__ = ("PostgreSQLPresenceStore",)
 logger = logging.getLogger(__name__)
 
 CONNECTIONS_MAX = 4
+
+WRITE: Final = """
+WITH removed AS (
+    DELETE FROM {p}_presence p USING unnest($1::bytea[], $2::bytea[]) AS r(channel, client_id)
+    WHERE p.channel = r.channel AND p.client_id = r.client_id
+)
+INSERT INTO {p}_presence AS p (channel, client_id, expires_at, record)
+SELECT a.channel, a.client_id, clock_timestamp() + a.lease * interval '1 second', a.record
+FROM unnest($3::bytea[], $4::bytea[], $5::float8[], $6::bytea[])
+    AS a(channel, client_id, lease, record)
+ON CONFLICT (channel, client_id) DO UPDATE SET
+    expires_at = excluded.expires_at, record = excluded.record
+"""
+
+READ: Final = """
+SELECT q.number, p.record
+FROM unnest($1::bytea[]) WITH ORDINALITY AS q(channel, number)
+JOIN {p}_presence p ON p.channel = q.channel AND p.expires_at > clock_timestamp()
+"""
 
 
 class _Change(NamedTuple):
@@ -51,6 +68,7 @@ class PostgreSQLPresenceStore:
     def __init__(self, options: PostgreSQLOptions) -> None:
         self.options = options
         self.place = read_place(options)
+        self.unknown = UnknownLog(logger)
         self.link: Link | None = None
         self.keeper: Keeper | None = None
         self.changes: Batcher[_Change, None] | None = None
@@ -64,10 +82,18 @@ class PostgreSQLPresenceStore:
             ConfigError: It refuses; the message says what to do.
         """
         try:
-            await prepare(self.options, self.place)
+            connection = await open_connection(self.place)
+            try:
+                await prepare(connection, self.options, self.place)
+            finally:
+                connection.terminate()
         except ERRORS as error:
             raise explain_start(error, self.place) from error
-        link = self.link = Link(self.place, min(CONNECTIONS_MAX, self.options.pool_size))
+        link = self.link = Link(
+            self.place,
+            min(CONNECTIONS_MAX, self.options.pool_size),
+            self.options.table_prefix,
+        )
         self.changes = Batcher(
             partial(self._change, link), size_of=lambda each: len(each.record) + 64
         )
@@ -106,7 +132,7 @@ class PostgreSQLPresenceStore:
             try:
                 info = decode_info(record)
             except UnknownRecord as error:
-                logger.warning("a member of a channel is left out: %s", error)
+                self.unknown.tell(error)
                 continue
             members[info.client_id] = info
         return members
@@ -121,14 +147,14 @@ class PostgreSQLPresenceStore:
             raise BrokerClosed("the PostgreSQL presence store is not running")
         return self.changes
 
-    async def _change(self, link: Link, changes: Sequence[_Change]) -> list[Exception | None]:
+    async def _change(self, link: Link, changes: Sequence[_Change]) -> list[None]:
         """Carry changes; of several to an entry the last one counts. Twice is once."""
         newest = {change.key: change for change in changes}
         ordered = [newest[key] for key in sorted(newest)]
         added = [change for change in ordered if change.lease_seconds > 0]
         removed = [change for change in ordered if change.lease_seconds <= 0]
         await link.ask(
-            fill(statements.WRITE_MEMBERS, self.options.table_prefix),
+            WRITE,
             [change.key[0] for change in removed],
             [change.key[1] for change in removed],
             [change.key[0] for change in added],
@@ -138,12 +164,9 @@ class PostgreSQLPresenceStore:
         )
         return [None] * len(changes)
 
-    async def _answer(self, link: Link, keys: Sequence[bytes]) -> list[list[bytes] | Exception]:
+    async def _answer(self, link: Link, keys: Sequence[bytes]) -> list[list[bytes]]:
         """Read who is in several channels."""
-        statement = fill(statements.MEMBERS, self.options.table_prefix)
-        answers: list[list[bytes] | Exception] = []
         found: list[list[bytes]] = [[] for _ in keys]
-        for number, record in await link.ask(statement, list(keys)):
+        for number, record in await link.ask(READ, list(keys)):
             found[number - 1].append(record)
-        answers.extend(found)
-        return answers
+        return found

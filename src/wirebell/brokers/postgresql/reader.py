@@ -10,19 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from wirebell.backoff import Backoff
 from wirebell.broker_options import PostgreSQLOptions
-from wirebell.brokers.postgresql import statements
 from wirebell.brokers.postgresql.addresses import Place
 from wirebell.brokers.postgresql.faults import ERRORS, explain
 from wirebell.brokers.postgresql.link import Connection, open_connection
 from wirebell.brokers.postgresql.schema import lock_key_of, prepare
-from wirebell.brokers.postgresql.statements import fill
-from wirebell.errors import ConfigError
+from wirebell.brokers.postgresql.statements import TRANSPORT_SECONDS, fill
 
 __all__ = ("POLL_SECONDS", "Owner", "Reader")
 
@@ -31,12 +30,55 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
 """How long a notification that was lost, or that a pooler swallowed, keeps a node waiting."""
 
-ROWS_MAX = 500
-BYTES_MAX = 1024 * 1024
-"""Of one shard in one answer; a single larger row comes alone."""
+ROWS_MAX = 2_000
+BYTES_MAX = 4 * 1024 * 1024
+"""Of one answer, shared out among its shards; of each the first row comes, however large."""
 
 # What was read longer ago may have been swept since.
-ANCHOR_SECONDS = statements.TRANSPORT_SECONDS * 0.8
+ANCHOR_SECONDS = TRANSPORT_SECONDS * 0.8
+
+TOPS: Final = """
+SELECT c.shard, coalesce(l.id, 0) AS id
+FROM unnest($1::int[]) AS c(shard)
+LEFT JOIN LATERAL (
+    SELECT id FROM {p}_log WHERE shard = c.shard ORDER BY id DESC LIMIT 1
+) l ON true
+"""
+
+READ: Final = """
+SELECT l.shard, l.id, l.created_at, l.kind, l.channel, l.epoch, l."offset", l.record
+FROM unnest($1::int[], $2::bigint[]) AS c(shard, last_id)
+CROSS JOIN LATERAL (
+    SELECT m.*, sum(octet_length(m.record)) OVER (ORDER BY m.id) - octet_length(m.record) AS before
+    FROM (
+        SELECT shard, id, created_at, kind, channel, epoch, "offset", record FROM {p}_log
+        WHERE shard = c.shard AND id > c.last_id AND created_at > now() - interval '1 hour'
+        ORDER BY id LIMIT $3
+    ) m
+) l
+WHERE l.before < $4
+"""
+
+IS_LOST: Final = """
+SELECT EXISTS (
+    SELECT FROM unnest($1::int[], $2::bigint[], $3::timestamptz[]) AS a(shard, id, created_at)
+    WHERE a.id > (SELECT last_value FROM {p}_ids) OR (
+        a.created_at > now() - $4 * interval '1 second' AND NOT EXISTS (
+            SELECT FROM {p}_log l
+            WHERE l.shard = a.shard AND l.id = a.id AND l.created_at = a.created_at
+        )
+    )
+)
+"""
+
+# Numbers that were given are never given again, and all streams have ended.
+LOSE: Final = """
+WITH locked AS (SELECT {p}_lock_1($1, $2, $3)),
+counted AS (
+    SELECT setval('{p}_ids', greatest($4, (SELECT last_value FROM {p}_ids))) FROM locked
+)
+UPDATE {p}_meta SET generation = generation + 1 FROM counted
+"""
 
 
 class Owner(Protocol):
@@ -77,6 +119,8 @@ class Reader:
         self.clock_lead = 0.0
         self.dirty: set[int] = set()
         self.something = asyncio.Event()
+        # Reset by what was read, not by a connection: one that stands may still answer nothing.
+        self.backoff = Backoff()
         self.is_connected = False
         self.read_at = 0.0
         self.task: asyncio.Task[None] | None = None
@@ -123,41 +167,40 @@ class Reader:
             self.is_connected = True
             logger.info("PostgreSQL at %s stands again", self.listen_place)
             self.owner.handle_back()
-            # What was written meanwhile is still there.
-            self.dirty.update(self.shards)
-            self.something.set()
 
     async def _come_back(self) -> Connection:
         """Connect, however long that takes."""
-        backoff = Backoff()
         told = ""
         while True:
-            await asyncio.sleep(backoff.next_delay())
+            await asyncio.sleep(self.backoff.next_delay())
             try:
                 return await self._connect()
-            except ConfigError as error:
+            except ERRORS as error:
+                logger.debug("PostgreSQL stays away: %s", error)
+            except Exception as error:  # noqa: BLE001 - nobody else would try again
                 if str(error) != told:
                     told = str(error)
                     logger.error("PostgreSQL came back otherwise than before: %s", error)  # noqa: TRY400 - it says all
-            except ERRORS as error:
-                logger.debug("PostgreSQL stays away: %s", error)
 
     async def _connect(self) -> Connection:
         """See that the tables are there, connect, listen, and find out where to read on."""
-        found = await prepare(self.options, self.place)
-        self.clock_lead = found.clock_lead
-        connection = await open_connection(self.listen_place)
+        connection = await open_connection(self.place)
         try:
+            found = await prepare(connection, self.options, self.place)
+            if self.place.is_pooled:
+                connection.terminate()
+                connection = await open_connection(self.listen_place)
             async with asyncio.timeout(self.place.io_seconds * 2):
                 connection.add_termination_listener(self._wake_all)
                 await connection.add_listener(f"{self.options.table_prefix}_wake", self._wake)
                 if found.instance == self.instance:
                     await self._compare(connection)
-                tops = await connection.fetch(self._fill(statements.TOPS), self.shards)
+                tops = await connection.fetch(self._fill(TOPS), self.shards)
         except BaseException:
             connection.terminate()
             raise
-        for shard, last_id, _ in tops:
+        self.clock_lead = found.clock_lead
+        for shard, last_id in tops:
             if found.instance == self.instance:
                 # Below is only who lost something, and gives these numbers again.
                 last_id = min(last_id, self.last_ids[shard])
@@ -165,28 +208,27 @@ class Reader:
         if found.instance != self.instance:
             self.instance = found.instance
             self.anchors.clear()
-        if not self.read_at:
-            self.read_at = _clock()
+        self.read_at = _clock()
         return connection
 
     async def _compare(self, connection: Connection) -> None:
         """Find out whether the server still has what it told us, and start new epochs if not."""
         anchors = [(shard, *anchor) for shard, anchor in self.anchors.items()]
         is_lost = await connection.fetchval(
-            self._fill(statements.IS_LOST),
+            self._fill(IS_LOST),
             [anchor[0] for anchor in anchors],
             [anchor[1] for anchor in anchors],
             [anchor[2] for anchor in anchors],
             ANCHOR_SECONDS,
         )
-        self.anchors.clear()
         if is_lost:
+            self.anchors.clear()
             logger.error(
                 "PostgreSQL at %s lost what it had acknowledged: all channels start new epochs",
                 self.listen_place,
             )
             await connection.execute(
-                self._fill(statements.LOSE),
+                self._fill(LOSE),
                 lock_key_of(self.options.table_prefix),
                 self.shards,
                 int(self.place.io_seconds * 1000),
@@ -209,19 +251,23 @@ class Reader:
 
     async def _follow(self, connection: Connection) -> None:
         """Read whenever there may be something, until the link is lost."""
+        loop = asyncio.get_running_loop()
+        # What was written before this connection stood is looked for at once.
+        look_at = loop.time()
         while True:
-            shards: Iterable[int]
-            try:
-                async with asyncio.timeout(POLL_SECONDS):
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(look_at):
                     await self.something.wait()
-                shards = sorted(self.dirty)
-            except TimeoutError:
-                shards = self.shards
             self.something.clear()
-            self.dirty.clear()
             if connection.is_closed():
                 raise ConnectionResetError("it closed the link")
+            shards: Iterable[int] = sorted(self.dirty)
+            self.dirty.clear()
+            if loop.time() >= look_at:
+                shards = self.shards
+                look_at = loop.time() + POLL_SECONDS
             await self._read(connection, shards)
+            self.backoff.reset()
             now = _clock()
             was_away = now - self.read_at > ANCHOR_SECONDS
             self.read_at = now
@@ -231,16 +277,18 @@ class Reader:
 
     async def _read(self, connection: Connection, shards: Iterable[int]) -> None:
         """Read what shards have, part by part."""
-        statement = self._fill(statements.READ)
+        statement = self._fill(READ)
         left = list(shards)
         while left:
+            rows_max = max(1, ROWS_MAX // len(left))
+            bytes_max = BYTES_MAX // len(left)
             async with asyncio.timeout(self.place.io_seconds):
                 rows = await connection.fetch(
-                    statement, left, [self.last_ids[shard] for shard in left], ROWS_MAX, BYTES_MAX
+                    statement, left, [self.last_ids[shard] for shard in left], rows_max, bytes_max
                 )
-            left = self._hand_over(rows)
+            left = self._hand_over(rows, rows_max, bytes_max)
 
-    def _hand_over(self, rows: list[Any]) -> list[int]:
+    def _hand_over(self, rows: Sequence[Any], rows_max: int, bytes_max: int) -> list[int]:
         """Tell what was read, and return the shards that may have more."""
         counts: dict[int, int] = {}
         sizes: dict[int, int] = {}
@@ -254,7 +302,7 @@ class Reader:
         return [
             shard
             for shard, count in counts.items()
-            if count >= ROWS_MAX or sizes[shard] >= BYTES_MAX
+            if count >= rows_max or sizes[shard] >= bytes_max
         ]
 
     def _fill(self, statement: str) -> str:

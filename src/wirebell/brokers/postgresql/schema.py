@@ -6,21 +6,35 @@ import asyncio
 import uuid
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 
 from wirebell.broker_options import PostgreSQLOptions
 from wirebell.brokers.postgresql import statements
 from wirebell.brokers.postgresql.addresses import Place
-from wirebell.brokers.postgresql.link import Connection, open_connection
+from wirebell.brokers.postgresql.link import Connection
 from wirebell.brokers.postgresql.statements import fill
 from wirebell.errors import ConfigError
 
-__all__ = ("VERSION_MIN", "Schema", "check_server", "lock_key_of", "prepare")
+__all__ = ("PARTITIONS", "VERSION_MIN", "Schema", "check_server", "lock_key_of", "prepare")
 
 VERSION_MIN = 130_000
-"""The oldest server, as it says its version: 13 has ``gen_random_uuid()``."""
+"""The oldest server, as it says its version; older ones are maintained by nobody."""
+
+SERVER: Final = """
+SELECT
+    current_setting('server_version_num')::int AS version,
+    pg_is_in_recovery() AS is_standby,
+    current_setting('transaction_read_only') = 'on' AS is_read_only,
+    current_setting('transaction_isolation') AS isolation,
+    to_regclass('{p}_meta') IS NOT NULL AS has_tables,
+    extract(epoch FROM clock_timestamp())::float8 AS seconds
+"""
+
+INSTANCE: Final = "SELECT version, instance, shard_count FROM {p}_meta"
+
+PARTITIONS: Final = "SELECT {p}_partitions_1($1, $2, $3)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +59,7 @@ def check_server(server: Any, place: Place) -> None:
     """Refuse a server on which this cannot work.
 
     Args:
-        server: A row of `statements.SERVER`.
+        server: A row of `SERVER`.
         place: Of the server.
 
     Raises:
@@ -74,7 +88,7 @@ def check_server(server: Any, place: Place) -> None:
         )
 
 
-async def prepare(options: PostgreSQLOptions, place: Place) -> Schema:
+async def prepare(connection: Connection, options: PostgreSQLOptions, place: Place) -> Schema:
     """See that the tables are there, in our version; make them where that is allowed.
 
     Raises:
@@ -83,30 +97,29 @@ async def prepare(options: PostgreSQLOptions, place: Place) -> Schema:
         OSError, asyncpg.PostgresError, asyncpg.InterfaceError: As the driver puts it.
     """
     prefix = options.table_prefix
-    connection = await open_connection(place)
-    try:
-        async with asyncio.timeout(place.io_seconds * 4):
+    async with asyncio.timeout(place.io_seconds * 4):
+        async with connection.transaction():
+            server = await connection.fetchrow(fill(SERVER, prefix))
+        clock_lead = server["seconds"] - asyncio.get_running_loop().time()
+        check_server(server, place)
+        if not options.skip_schema_init:
             async with connection.transaction():
-                server = await connection.fetchrow(fill(statements.SERVER, prefix))
-            assert server is not None
-            clock_lead = server["seconds"] - asyncio.get_running_loop().time()
-            check_server(server, place)
-            if not options.skip_schema_init:
-                async with connection.transaction():
-                    await _make(connection, options)
-            elif not server["has_tables"]:
-                raise ConfigError(
-                    f"PostgreSQL at {place} has no tables named {prefix}_…: start once without "
-                    "skip_schema_init, as a role that may make them"
-                )
-            async with connection.transaction():
-                found = await connection.fetchrow(fill(statements.INSTANCE, prefix))
-            _check_tables(found, options, place)
-            assert found is not None
-            async with connection.transaction():
-                await _make_partitions(connection, options)
-    finally:
-        connection.terminate()
+                await _make(connection, options)
+        elif not server["has_tables"]:
+            raise ConfigError(
+                f"PostgreSQL at {place} has no tables named {prefix}_…: start once without "
+                "skip_schema_init, as a role that may make them"
+            )
+        async with connection.transaction():
+            found = await connection.fetchrow(fill(INSTANCE, prefix))
+        _check_tables(found, options, place)
+        async with connection.transaction():
+            await connection.execute(
+                fill(PARTITIONS, prefix),
+                lock_key_of(prefix),
+                options.lookahead_days,
+                options.partition_retention_days,
+            )
     return Schema(found["instance"], clock_lead)
 
 
@@ -144,19 +157,6 @@ async def _make(connection: Connection, options: PostgreSQLOptions) -> None:
         )
     await _make_timeline(connection, prefix)
     await connection.execute(fill(statements.FUNCTIONS, prefix))
-    await _make_partitions(connection, options)
-
-
-async def _make_partitions(connection: Connection, options: PostgreSQLOptions) -> None:
-    """Make partitions ahead, unless another node does it at this moment."""
-    is_urgent = False
-    await connection.execute(
-        fill(statements.UPKEEP, options.table_prefix),
-        lock_key_of(options.table_prefix),
-        options.lookahead_days,
-        options.partition_retention_days,
-        is_urgent,
-    )
 
 
 async def _make_timeline(connection: Connection, prefix: str) -> None:

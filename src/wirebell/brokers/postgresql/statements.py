@@ -1,4 +1,4 @@
-"""What the database is told: tables, functions and queries. Text only; ``{p}`` is the prefix.
+"""The tables, and the functions that write into them. Text only; ``{p}`` is the prefix.
 
 The rule on which delivery rests: whoever writes into a shard holds its advisory lock until the
 commit, and takes its ids after the lock. So within a shard ids become visible in their order, and
@@ -6,34 +6,20 @@ who reads on from the last id that it saw misses nothing. Several locks are take
 order. Names that users give are bytes: what is no text for the database is no reason to fail.
 
 Functions end in the version of what they are called with: a newer release adds others, and nodes
-of both run side by side.
+of both run side by side. What else is asked stands with who asks it.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 __all__ = (
     "FUNCTIONS",
-    "HISTORY",
-    "INSTANCE",
-    "IS_LOST",
-    "LOSE",
-    "MEMBERS",
-    "OPEN",
-    "PARTITION_OF",
-    "PUBLISH",
-    "READ",
-    "REMOVE_HISTORY",
     "SCHEMA_VERSION",
-    "SERVER",
-    "SWEEP",
     "TABLES",
     "TIMELINE",
-    "TOPS",
     "TRANSPORT_SECONDS",
-    "UPKEEP",
-    "WRITE_MEMBERS",
     "fill",
 )
 
@@ -44,15 +30,14 @@ TRANSPORT_SECONDS: Final = 300
 """How long what nobody keeps stays in the log at least: a node that was away for less, and comes
 back, still receives it."""
 
-PARTITION_OF: Final = "{p}_log_%s"
-
 TABLES: Final = """
 CREATE TABLE {p}_meta (
     version int NOT NULL,           -- of these tables
     instance text NOT NULL,         -- another one after they were made anew
     shard_count int NOT NULL,
     generation int NOT NULL,        -- streams of an older one have ended
-    timeline text NOT NULL          -- of the server: another one after a failover or a restore
+    timeline text NOT NULL,         -- of the server: another one after a failover or a restore
+    swept_at timestamptz NOT NULL DEFAULT '-infinity'
 );
 CREATE TABLE {p}_log (
     shard int NOT NULL,
@@ -105,13 +90,15 @@ CREATE TABLE {p}_presence (
 ) WITH (fillfactor = 70);
 CREATE TABLE {p}_shards (           -- how far the log was swept
     shard int PRIMARY KEY,
-    swept_id bigint NOT NULL DEFAULT 0,
-    noted_id bigint NOT NULL DEFAULT 0,
-    noted_at timestamptz NOT NULL DEFAULT now()
+    swept_id bigint NOT NULL DEFAULT 0
 );
 """
 
 FUNCTIONS: Final = """
+-- Returns 8 hexadecimal digits; gen_random_uuid() takes ten times as long.
+CREATE OR REPLACE FUNCTION {p}_epoch_1() RETURNS text LANGUAGE sql VOLATILE AS
+$$ SELECT lpad(to_hex(floor(random() * 4294967296)::bigint), 8, '0') $$;
+
 -- Takes the locks of shards, and says which generation of streams counts.
 CREATE OR REPLACE FUNCTION {p}_lock_1(lock_key int, shards int[], wait_milliseconds int)
 RETURNS int LANGUAGE plpgsql AS $$
@@ -221,14 +208,14 @@ BEGIN
             END LOOP;
         END IF;
     END IF;
-    -- Groups without a count keep nothing, and have no base. Rows are returned as they are written.
+    -- Groups without a count keep nothing, and have no base.
     WITH written AS (
         INSERT INTO {p}_streams AS s (
             channel, epoch, generation, top, first, size, expires_at, meta_expires_at,
             version, version_epoch
         )
         SELECT
-            g.channel, left(gen_random_uuid()::text, 8), counted, g.count,
+            g.channel, {p}_epoch_1(), counted, g.count,
             greatest(1, g.count - g.size + 1), g.size,
             moment + g.ttl * interval '1 second', moment + g.meta_ttl * interval '1 second',
             group_versions[g.number], group_version_epochs[g.number]
@@ -259,19 +246,12 @@ BEGIN
                 WHEN excluded.version IS NOT NULL THEN excluded.version_epoch
                 WHEN s.meta_expires_at > moment AND s.generation = counted THEN s.version_epoch
             END
-        RETURNING s.epoch, s.top
-    ), kept AS (
-        SELECT g.count, g.number, row_number() OVER (ORDER BY g.number) AS place
-        FROM unnest(group_counts) WITH ORDINALITY AS g(count, number) WHERE g.count > 0
-    ), numbered AS (
-        SELECT w.epoch, w.top, row_number() OVER () AS place FROM written w
-    ), joined AS (
-        SELECT kept.number, numbered.epoch, numbered.top - kept.count AS base
-        FROM kept JOIN numbered USING (place)
+        RETURNING s.channel, s.epoch, s.top
     )
-    SELECT array_agg(joined.epoch ORDER BY g.number), array_agg(joined.base ORDER BY g.number)
+    SELECT array_agg(w.epoch ORDER BY g.number), array_agg(w.top - g.count ORDER BY g.number)
     INTO epochs, bases
-    FROM generate_subscripts(group_counts, 1) AS g(number) LEFT JOIN joined USING (number);
+    FROM unnest(group_channels, group_counts) WITH ORDINALITY AS g(channel, count, number)
+    LEFT JOIN written w ON w.channel = g.channel AND g.count > 0;
     INSERT INTO {p}_log (shard, id, created_at, kind, channel, epoch, "offset", record)
     SELECT
         group_shards[i.the_group], nextval('{p}_ids'), moment, group_kinds[i.the_group],
@@ -310,10 +290,13 @@ BEGIN
     INSERT INTO {p}_batches VALUES (
         batch, moment, epochs, bases, left_out, left_out_epochs, left_out_offsets
     );
-    PERFORM pg_notify(
-        '{p}_wake',
-        CASE WHEN cardinality(shards) <= 64 THEN array_to_string(shards, ',') ELSE '' END
-    );
+    -- A queue that somebody who listens does not empty must not end the commit: nodes look anyway.
+    IF pg_notification_queue_usage() < 0.5 THEN
+        PERFORM pg_notify(
+            '{p}_wake',
+            CASE WHEN cardinality(shards) <= 64 THEN array_to_string(shards, ',') ELSE '' END
+        );
+    END IF;
 END $$;
 
 -- Gives channels that nobody published to an epoch, which stays.
@@ -329,7 +312,7 @@ BEGIN
         channel, epoch, generation, top, first, size, expires_at, meta_expires_at
     )
     SELECT
-        g.channel, left(gen_random_uuid()::text, 8), counted, 0, 1, 0,
+        g.channel, {p}_epoch_1(), counted, 0, 1, 0,
         moment + g.ttl * interval '1 second', moment + g.meta_ttl * interval '1 second'
     FROM unnest(channels, ttls, meta_ttls) AS g(channel, ttl, meta_ttl)
     ON CONFLICT (channel) DO UPDATE SET
@@ -341,110 +324,42 @@ END $$;
 
 -- Makes partitions ahead and drops old ones, as who owns the tables; one at a time.
 CREATE OR REPLACE FUNCTION {p}_partitions_1(
-    lock_key int, lookahead_days int, retention_days int, is_urgent bool
+    lock_key int, lookahead_days int, retention_days int
 ) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
     today date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
     each date;
     partition text;
 BEGIN
-    -- Those who wait for a publication must not wait behind this.
-    PERFORM set_config('lock_timeout', '1000', true);
-    IF is_urgent THEN
-        PERFORM pg_advisory_xact_lock(lock_key, -1);
-    ELSIF NOT pg_try_advisory_xact_lock(lock_key, -1) THEN
-        RETURN;
-    END IF;
+    PERFORM set_config('lock_timeout', '2000', true);
+    PERFORM pg_advisory_xact_lock(lock_key, -1);
     FOR ahead IN -1 .. lookahead_days LOOP
         each := today + ahead;
         partition := format('{p}_log_%s', to_char(each, 'YYYYMMDD'));
         IF to_regclass(quote_ident(partition)) IS NULL THEN
+            -- Attaching waits for nobody who reads or writes, as PARTITION OF would.
+            EXECUTE format('CREATE TABLE %I (LIKE {p}_log)', partition);
             EXECUTE format(
-                'CREATE TABLE %I PARTITION OF {p}_log FOR VALUES FROM (%L) TO (%L)',
+                'ALTER TABLE {p}_log ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
                 partition, each::text || ' 00:00:00+00', (each + 1)::text || ' 00:00:00+00'
             );
         END IF;
     END LOOP;
+    -- Dropping does wait, and whoever publishes behind it.
+    PERFORM set_config('lock_timeout', '100', true);
     FOR partition IN
         SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
         WHERE i.inhparent = '{p}_log'::regclass AND c.relname ~ '^{p}_log_[0-9]{8}$'
+            AND c.relname < format('{p}_log_%s', to_char(today - retention_days, 'YYYYMMDD'))
     LOOP
-        IF to_date(right(partition, 8), 'YYYYMMDD') < today - retention_days THEN
-            BEGIN
-                EXECUTE format('DROP TABLE %I', partition);
-            EXCEPTION WHEN lock_not_available THEN
-                NULL;  -- The next time will do.
-            END;
-        END IF;
+        BEGIN
+            EXECUTE format('DROP TABLE %I', partition);
+        EXCEPTION WHEN lock_not_available THEN
+            EXIT;  -- The next time will do.
+        END;
     END LOOP;
 END $$;
-REVOKE EXECUTE ON FUNCTION {p}_partitions_1(int, int, int, bool) FROM PUBLIC;
-
--- Removes some of what has ended, and says how many rows that were.
-CREATE OR REPLACE FUNCTION {p}_sweep_1(row_count int, transport_seconds float8)
-RETURNS int LANGUAGE plpgsql AS $$
-DECLARE
-    each record;
-    last_id bigint;
-    removed int;
-    removed_count int := 0;
-    moment timestamptz := clock_timestamp();
-    still timestamptz := moment - transport_seconds * interval '1 second';
-BEGIN
-    DELETE FROM {p}_results WHERE key IN (
-        SELECT key FROM {p}_results WHERE expires_at <= moment LIMIT row_count
-        FOR UPDATE SKIP LOCKED
-    );
-    GET DIAGNOSTICS removed = ROW_COUNT;
-    removed_count := removed_count + removed;
-    DELETE FROM {p}_batches WHERE id IN (
-        SELECT id FROM {p}_batches WHERE created_at <= still LIMIT row_count
-        FOR UPDATE SKIP LOCKED
-    );
-    GET DIAGNOSTICS removed = ROW_COUNT;
-    removed_count := removed_count + removed;
-    DELETE FROM {p}_presence WHERE (channel, client_id) IN (
-        SELECT channel, client_id FROM {p}_presence WHERE expires_at <= moment LIMIT row_count
-        FOR UPDATE SKIP LOCKED
-    );
-    GET DIAGNOSTICS removed = ROW_COUNT;
-    removed_count := removed_count + removed;
-    DELETE FROM {p}_streams WHERE channel IN (
-        SELECT channel FROM {p}_streams WHERE meta_expires_at <= moment LIMIT row_count
-        FOR UPDATE SKIP LOCKED
-    );
-    GET DIAGNOSTICS removed = ROW_COUNT;
-    removed_count := removed_count + removed;
-    FOR each IN SELECT shard, swept_id, noted_id, noted_at FROM {p}_shards FOR UPDATE LOOP
-        IF each.swept_id < each.noted_id AND each.noted_at <= still THEN
-            SELECT max(l.id) INTO last_id FROM (
-                SELECT id FROM {p}_log
-                WHERE shard = each.shard AND id > each.swept_id AND id <= each.noted_id
-                ORDER BY id LIMIT row_count
-            ) l;
-            DELETE FROM {p}_log l
-            WHERE l.shard = each.shard AND l.id > each.swept_id AND l.id <= last_id AND (
-                l."offset" = 0 OR NOT EXISTS (
-                    SELECT FROM {p}_streams s
-                    WHERE s.channel = l.channel AND s.epoch = l.epoch
-                        AND s.expires_at > moment AND l."offset" >= s.first
-                )
-            );
-            GET DIAGNOSTICS removed = ROW_COUNT;
-            removed_count := removed_count + removed;
-            UPDATE {p}_shards SET swept_id = coalesce(last_id, each.noted_id)
-            WHERE shard = each.shard;
-        ELSIF each.swept_id >= each.noted_id THEN
-            SELECT l.id INTO last_id FROM {p}_log l WHERE l.shard = each.shard
-            ORDER BY l.id DESC LIMIT 1;
-            IF last_id > each.noted_id THEN
-                UPDATE {p}_shards SET noted_id = last_id, noted_at = moment
-                WHERE shard = each.shard;
-            END IF;
-        END IF;
-    END LOOP;
-    RETURN removed_count;
-END $$;
+REVOKE EXECUTE ON FUNCTION {p}_partitions_1(int, int, int) FROM PUBLIC;
 """
 
 TIMELINE: Final = """
@@ -454,121 +369,8 @@ SELECT {p}_timeline();
 """
 """Some managed servers do not tell; then only what nodes remember shows that data were lost."""
 
-SERVER: Final = """
-SELECT
-    current_setting('server_version_num')::int AS version,
-    pg_is_in_recovery() AS is_standby,
-    current_setting('transaction_read_only') = 'on' AS is_read_only,
-    current_setting('transaction_isolation') AS isolation,
-    to_regclass('{p}_meta') IS NOT NULL AS has_tables,
-    extract(epoch FROM clock_timestamp())::float8 AS seconds
-"""
 
-INSTANCE: Final = "SELECT version, instance, shard_count FROM {p}_meta"
-
-PUBLISH: Final = """
-SELECT * FROM {p}_publish_1(
-    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20
-)
-"""
-
-OPEN: Final = "SELECT {p}_open_1($1, $2, $3, $4, $5, $6)"
-
-HISTORY: Final = """
-SELECT q.number, s.epoch, s.top, l."offset", l.record
-FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::bool[])
-    WITH ORDINALITY AS q(channel, after, row_count, is_reverse, number)
-JOIN {p}_streams s ON s.channel = q.channel AND s.meta_expires_at > now()
-    AND s.generation = (SELECT generation FROM {p}_meta WHERE timeline = {p}_timeline())
-LEFT JOIN LATERAL (
-    (
-        SELECT "offset", record FROM {p}_log l
-        WHERE NOT q.is_reverse AND s.expires_at > now() AND l.channel = s.channel
-            AND l."offset" > 0 AND l."offset" > q.after AND l."offset" >= s.first
-            AND l.epoch = s.epoch AND l.created_at > now() - $5 * interval '1 second'
-        ORDER BY l."offset" LIMIT q.row_count
-    )
-    UNION ALL
-    (
-        SELECT "offset", record FROM {p}_log l
-        WHERE q.is_reverse AND s.expires_at > now() AND l.channel = s.channel
-            AND l."offset" > 0 AND l."offset" < q.after AND l."offset" >= s.first
-            AND l.epoch = s.epoch AND l.created_at > now() - $5 * interval '1 second'
-        ORDER BY l."offset" DESC LIMIT q.row_count
-    )
-) l ON true
-"""
-
-REMOVE_HISTORY: Final = "UPDATE {p}_streams SET first = top + 1 WHERE channel = $1"
-
-TOPS: Final = """
-SELECT c.shard, coalesce(l.id, 0) AS id, l.created_at
-FROM unnest($1::int[]) AS c(shard)
-LEFT JOIN LATERAL (
-    SELECT id, created_at FROM {p}_log WHERE shard = c.shard ORDER BY id DESC LIMIT 1
-) l ON true
-"""
-
-READ: Final = """
-SELECT l.shard, l.id, l.created_at, l.kind, l.channel, l.epoch, l."offset", l.record
-FROM unnest($1::int[], $2::bigint[]) AS c(shard, last_id)
-CROSS JOIN LATERAL (
-    SELECT m.*, sum(octet_length(m.record)) OVER (ORDER BY m.id) - octet_length(m.record) AS before
-    FROM (
-        SELECT shard, id, created_at, kind, channel, epoch, "offset", record FROM {p}_log
-        WHERE shard = c.shard AND id > c.last_id AND created_at > now() - interval '1 hour'
-        ORDER BY id LIMIT $3
-    ) m
-) l
-WHERE l.before < $4
-"""
-
-IS_LOST: Final = """
-SELECT EXISTS (
-    SELECT FROM unnest($1::int[], $2::bigint[], $3::timestamptz[]) AS a(shard, id, created_at)
-    WHERE a.id > (SELECT last_value FROM {p}_ids) OR (
-        a.created_at > now() - $4 * interval '1 second' AND NOT EXISTS (
-            SELECT FROM {p}_log l
-            WHERE l.shard = a.shard AND l.id = a.id AND l.created_at = a.created_at
-        )
-    )
-)
-"""
-
-LOSE: Final = """
-WITH locked AS (SELECT {p}_lock_1($1, $2, $3)),
-counted AS (
-    SELECT setval('{p}_ids', greatest($4, (SELECT last_value FROM {p}_ids))) FROM locked
-)
-UPDATE {p}_meta SET generation = generation + 1 FROM counted
-"""
-
-UPKEEP: Final = "SELECT {p}_partitions_1($1, $2, $3, $4)"
-
-SWEEP: Final = """
-SELECT CASE WHEN pg_try_advisory_xact_lock($1, -1) THEN {p}_sweep_1($2, $3) ELSE 0 END AS count
-"""
-
-WRITE_MEMBERS: Final = """
-WITH removed AS (
-    DELETE FROM {p}_presence p USING unnest($1::bytea[], $2::bytea[]) AS r(channel, client_id)
-    WHERE p.channel = r.channel AND p.client_id = r.client_id
-)
-INSERT INTO {p}_presence AS p (channel, client_id, expires_at, record)
-SELECT a.channel, a.client_id, clock_timestamp() + a.lease * interval '1 second', a.record
-FROM unnest($3::bytea[], $4::bytea[], $5::float8[], $6::bytea[])
-    AS a(channel, client_id, lease, record)
-ON CONFLICT (channel, client_id) DO UPDATE SET
-    expires_at = excluded.expires_at, record = excluded.record
-"""
-
-MEMBERS: Final = """
-SELECT q.number, p.record
-FROM unnest($1::bytea[]) WITH ORDINALITY AS q(channel, number)
-JOIN {p}_presence p ON p.channel = q.channel AND p.expires_at > clock_timestamp()
-"""
-
-
+@functools.cache
 def fill(statement: str, prefix: str) -> str:
     """Write the prefix into a statement; it was checked to be a plain name."""
     return statement.replace("{p}", prefix)

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import re
 import ssl
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 import msgspec
 
 from wirebell.broker_options import BrokerTLS, RedisOptions
+from wirebell.broker_tls import create_tls
 from wirebell.errors import ConfigError
 
 __all__ = ("Access", "Address", "Place", "read_places", "read_url")
@@ -355,45 +354,5 @@ def _make(**changes: object) -> RedisOptions:
 
 
 def _create_tls(tls: BrokerTLS | None) -> ssl.SSLContext | None:
-    """Make what a link is encrypted with.
-
-    Raises:
-        ConfigError: A certificate cannot be read.
-    """
-    if tls is None:
-        return None
-    try:
-        authorities = tls.authorities
-        is_text = _is_pem(authorities)
-        context = ssl.create_default_context(
-            cafile=None if is_text or not authorities else authorities,
-            cadata=authorities if is_text else None,
-        )
-        if tls.skip_verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if tls.certificate:
-            _load_certificate(context, tls)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"a certificate for Redis cannot be read: {error}") from error
-    return context
-
-
-def _load_certificate(context: ssl.SSLContext, tls: BrokerTLS) -> None:
-    """Load our own certificate; the standard library takes files only."""
-    with tempfile.TemporaryDirectory(prefix="wirebell-") as folder:
-        paths: list[str] = []
-        for name in ("certificate", "key"):
-            text = getattr(tls, name)
-            if _is_pem(text):
-                path = Path(folder, name)
-                path.touch(mode=0o600)
-                path.write_text(text)
-                text = str(path)
-            paths.append(text)
-        context.load_cert_chain(paths[0], paths[1] or None)
-
-
-def _is_pem(text: str) -> bool:
-    """Tell a certificate itself from the path of one."""
-    return "-----BEGIN" in text
+    """Make what a link is encrypted with; ``None`` speaks without."""
+    return None if tls is None else create_tls(tls, "Redis", ssl.SSLContext)

@@ -12,7 +12,17 @@ import msgspec
 from wirebell.model import History, Published, PublishOptions, StreamPosition
 from wirebell.records import UnknownRecord
 
-__all__ = ("Batch", "ChannelNames", "Item", "Partition", "milliseconds", "pack", "read_frames")
+__all__ = (
+    "Batch",
+    "ChannelNames",
+    "Item",
+    "Partition",
+    "Terms",
+    "milliseconds",
+    "pack",
+    "read_frames",
+    "read_terms",
+)
 
 FRAMING = 1
 """Version of what stands around a record; its first byte."""
@@ -36,10 +46,21 @@ class ChannelNames(NamedTuple):
 
     name: str
     """Of the channel of Redis that carries it."""
-    meta: str
-    stream: str
+    meta: bytes
+    stream: bytes
     once: str
     """Followed by an idempotency key."""
+
+
+class Terms(NamedTuple):
+    """What holds for one publication alone."""
+
+    is_unkept: bool
+    once: bytes = b""
+    """The key under which Redis remembers it; empty for none."""
+    version: str = ""
+    """So many digits that text compares like numbers; empty for none."""
+    version_epoch: str = ""
 
 
 class Item(msgspec.Struct, frozen=True, gc=False):
@@ -49,13 +70,36 @@ class Item(msgspec.Struct, frozen=True, gc=False):
         names: Of its channel.
         record: As every node reads it.
         history: What to keep of it; ``None`` keeps nothing.
-        how: What holds for it alone.
+        terms: What holds for it alone; ``None`` for nothing.
     """
 
     names: ChannelNames
     record: bytes
     history: History | None = None
-    how: PublishOptions | None = None
+    terms: Terms | None = None
+
+
+def read_terms(
+    names: ChannelNames, history: History | None, how: PublishOptions
+) -> tuple[History | None, Terms | None]:
+    """Find out what is kept of a publication, and what holds for it alone.
+
+    Raises:
+        UnicodeEncodeError: Its key or its version epoch is no text that UTF-8 can hold.
+    """
+    if how.skip_history:
+        history = None
+    has_version = bool(how.version) and history is not None
+    if not how.idempotency_key and not has_version:
+        return history, None
+    # Here it fails alone; in a batch it would take all others along.
+    how.version_epoch.encode()
+    return history, Terms(
+        history is None,
+        (names.once + how.idempotency_key).encode() if how.idempotency_key else b"",
+        f"{how.version:020d}" if has_version else "",
+        how.version_epoch,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,29 +127,15 @@ class Partition:
         keys = self.keys
         return ChannelNames(
             f"{self.channels}.channel.{channel}",
-            f"{keys}.meta.{channel}",
-            f"{keys}.stream.{channel}",
+            f"{keys}.meta.{channel}".encode(),
+            f"{keys}.stream.{channel}".encode(),
             # Both may have any characters.
             f"{keys}.once.{len(channel)}.{channel}.",
         )
 
     def deliver_only(self, name: str) -> ChannelNames:
         """Name a channel of Redis that keeps nothing."""
-        return ChannelNames(f"{self.channels}.{name}", "", "", "")
-
-
-class _Group:
-    """What goes to one channel."""
-
-    __slots__ = ("entries", "has_extras", "history", "indexes", "names")
-
-    def __init__(self, names: ChannelNames) -> None:
-        self.names = names
-        self.history: History | None = None
-        # A tuple for each entry for which something holds alone, 0 for the others.
-        self.entries: list[Any] = []
-        self.has_extras = False
-        self.indexes: list[int] = []
+        return ChannelNames(f"{self.channels}.{name}", b"", b"", "")
 
 
 # What is in a channel with history, and is not kept.
@@ -117,94 +147,111 @@ class Batch:
 
     Args:
         items: Any number.
-        keys: Those that stand ahead of the channels' own.
+        sender: The keys that stand ahead of all others.
 
     Attributes:
+        names: Of the channels of Redis that it goes to.
         keys: All that the script touches.
+        string_count: How many of them, the first ones, are no streams.
         structure: What to do with the records.
         records: In the order of `structure`.
     """
 
-    __slots__ = ("count", "groups", "keys", "records", "structure")
+    __slots__ = ("groups", "keys", "names", "records", "string_count", "structure")
 
-    def __init__(self, items: Sequence[Item], keys: Sequence[str]) -> None:
-        self.count = len(items)
-        self.keys = list(keys)
-        self.groups = self._gather(items)
-        self.records: list[bytes] = []
-        structure: list[tuple[Any, ...]] = []
-        history: History | None = None
-        kept: tuple[int, int, int] = (0, 0, 0)
-        for group in self.groups:
-            names, indexes = group.names, group.indexes
-            for index in indexes:
-                self.records.append(items[index].record)
-            entries = group.entries if group.has_extras else len(indexes)
-            if group.history is None:
-                structure.append((names.name, 0, 0, 0, 0, entries))
-                continue
-            if group.history is not history:
-                # Most channels of a node share one object.
-                history = group.history
-                kept = (
-                    min(history.size, SIZE_MAX),
-                    milliseconds(history.ttl_seconds),
-                    milliseconds(history.meta_ttl_seconds),
-                )
-            self.keys += (names.meta, names.stream)
-            structure.append((names.name, len(self.keys) - 1, *kept, entries))
-        self.structure = pack(structure)
-
-    def _gather(self, items: Sequence[Item]) -> list[_Group]:
-        """Put items together by channel."""
-        groups: dict[str, _Group] = {}
+    def __init__(self, items: Sequence[Item], sender: Sequence[bytes]) -> None:
+        gathered: dict[str, list[int]] = {}
         for index, item in enumerate(items):
-            names, history = item.names, item.history
-            group = groups.get(names.name)
-            if group is None:
-                group = groups[names.name] = _Group(names)
-            group.indexes.append(index)
-            if item.how is not None:
-                group.entries.append(self._describe(names, history, item.how))
-                group.has_extras = True
-            elif history is not None:
-                group.entries.append(0)
+            name = item.names.name
+            if name in gathered:
+                gathered[name].append(index)
             else:
-                group.entries.append(_UNKEPT)
-            if history is not None:
-                # The newest call decides for the whole stream.
-                group.history = history
-        for group in groups.values():
-            # Where nothing is kept, that is said once.
-            if group.history is not None and not group.has_extras:
-                group.has_extras = _UNKEPT in group.entries
-        return list(groups.values())
-
-    def _describe(
-        self, names: ChannelNames, history: History | None, how: PublishOptions
-    ) -> tuple[int, int, str, str]:
-        """Say what holds for one entry alone."""
-        once = 0
-        if how.idempotency_key:
-            self.keys.append(names.once + how.idempotency_key)
-            once = len(self.keys)
-        version = f"{how.version:020d}" if how.version and history is not None else ""
-        return (0 if history is not None else 1, once, version, how.version_epoch)
+                gathered[name] = [index]
+        self.names = gathered.keys()
+        kept: list[tuple[History, list[int]]] = []
+        unkept: list[tuple[None, list[int]]] = []
+        for indexes in gathered.values():
+            # The newest call decides for the whole stream.
+            for index in reversed(indexes):
+                history = items[index].history
+                if history is not None:
+                    kept.append((history, indexes))
+                    break
+            else:
+                unkept.append((None, indexes))
+        # Items by their number, group by group.
+        self.groups = [indexes for _, indexes in (*kept, *unkept)]
+        self.records = [items[index].record for indexes in self.groups for index in indexes]
+        once_keys: dict[bytes, int] = {}
+        plans, groups = _describe(items, (*kept, *unkept), once_keys, len(sender))
+        self.structure = pack((len(kept), plans, groups))
+        names = [items[indexes[0]].names for _, indexes in kept]
+        self.keys = [*sender, *once_keys, *(each.meta for each in names)]
+        self.string_count = len(self.keys)
+        self.keys += [each.stream for each in names]
 
     def read(self, answer: bytes) -> list[Published]:
         """Read the answer: what became of each item, in their order."""
-        results: list[Published] = [_NOT_KEPT] * self.count
-        for group, values in zip(self.groups, _unpack(answer), strict=True):
-            # The epoch, and then a value for each.
-            epoch = values[0]
-            for number, index in enumerate(group.indexes, 1):
-                value = values[number]
+        values = iter(_unpack(answer))
+        results = [_NOT_KEPT] * len(self.records)
+        for indexes in self.groups:
+            epoch = next(values)
+            for index in indexes:
+                value = next(values)
                 if type(value) is list:
                     offset, names, is_suppressed = value
                     results[index] = Published(StreamPosition(offset, names), bool(is_suppressed))
                 elif value:
                     results[index] = Published(StreamPosition(value, epoch))
         return results
+
+
+def _describe(
+    items: Sequence[Item],
+    gathered: Sequence[tuple[History | None, list[int]]],
+    once_keys: dict[bytes, int],
+    ahead: int,
+) -> tuple[list[tuple[int, int, int]], list[Any]]:
+    """Say what to do with each group: the plans, and the groups one behind the other.
+
+    Args:
+        items: All.
+        gathered: What to keep of each group, and the numbers of its items.
+        once_keys: Is given the keys of what happens once → their numbers.
+        ahead: Keys that stand ahead of those.
+    """
+    plans: dict[History, int] = {}
+    groups: list[Any] = []
+    plan, last = 0, None
+    for history, indexes in gathered:
+        if history is not last:
+            # Most channels of a node share one object.
+            last = history
+            plan = 0 if history is None else plans.setdefault(history, len(plans) + 1)
+        entries: list[Any] = []
+        for index in indexes:
+            item = items[index]
+            terms = item.terms
+            if terms is not None:
+                once = (
+                    once_keys.setdefault(terms.once, ahead + len(once_keys) + 1)
+                    if terms.once
+                    else 0
+                )
+                entries.append((int(terms.is_unkept), once, terms.version, terms.version_epoch))
+            elif item.history is None and history is not None:
+                entries.append(_UNKEPT)
+            else:
+                entries.append(0)
+        groups += (items[indexes[0]].names.name, plan, entries if any(entries) else len(entries))
+    return [
+        (
+            min(each.size, SIZE_MAX),
+            milliseconds(each.ttl_seconds),
+            milliseconds(each.meta_ttl_seconds),
+        )
+        for each in plans
+    ], groups
 
 
 def milliseconds(seconds: float) -> int:

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from wirebell.broker_options import RedisOptions
 from wirebell.brokers.redis.addresses import read_places
-from wirebell.brokers.redis.batches import ChannelNames, Item, read_frames
+from wirebell.brokers.redis.batches import ChannelNames, Item, read_frames, read_terms
 from wirebell.brokers.redis.faults import explain
 from wirebell.brokers.redis.publisher import Publisher
 from wirebell.brokers.redis.shard import Question, Shard, start_all
@@ -205,13 +205,10 @@ class RedisBroker:
     ) -> Awaitable[Published]:
         """Append to history, where the channel has one, and deliver: with this turn's call."""
         route = self.routes.get(channel) or self._route(channel)
-        history = options.history
+        names, history, terms = route.names, options.history, None
         if how is not None:
-            if how.skip_history:
-                history = None
-            if not how.idempotency_key and (not how.version or history is None):
-                how = None
-        item = Item(route.names, encode_publication(publication), history, how)
+            history, terms = read_terms(names, history, how)
+        item = Item(names, encode_publication(publication), history, terms)
         return route.publisher.batcher.add(item)  # type: ignore[return-value]  # no probe
 
     async def publish_membership(self, channel: str, membership: Membership) -> None:

@@ -53,6 +53,9 @@ TEMPORARY = frozenset(
 # Nothing gets better by waiting; a node that starts with them must say so.
 REFUSALS = frozenset(("NOAUTH", "WRONGPASS", "NOPERM", "CROSSSLOT", "DB", "TLS"))
 
+# Inside a script it has no code of its own: of Redis 7.0, and of newer ones.
+FORBIDDEN_IN_SCRIPTS = ("The user executing the script can't", "ACL failure in script")
+
 CLASSES: tuple[tuple[type[Exception], str], ...] = (
     (exceptions.NoPermissionError, "NOPERM"),
     (exceptions.AuthenticationError, "WRONGPASS"),
@@ -137,6 +140,8 @@ def unavailable(where: object, why: str) -> BrokerUnavailable:
 def _find_code(error: BaseException) -> tuple[str, str]:
     """Return the code and the words of an error."""
     text = str(error).strip()
+    if any(words in text for words in FORBIDDEN_IN_SCRIPTS):
+        return "NOPERM", text
     if isinstance(error, hiredis.ReplyError):
         code = text.partition(" ")[0]
         if "DB index" in text:

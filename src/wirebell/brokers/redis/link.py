@@ -101,7 +101,7 @@ class Link:
     async def call(
         self,
         script: Script,
-        keys: Sequence[str],
+        keys: Sequence[str | bytes],
         values: Sequence[str | bytes | int],
         *,
         partition: int = 0,
@@ -150,7 +150,7 @@ class Link:
     async def _call_once(
         self,
         script: Script,
-        keys: Sequence[str],
+        keys: Sequence[str | bytes],
         values: Sequence[str | bytes | int],
         partition: int,
     ) -> Any:

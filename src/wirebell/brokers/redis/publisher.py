@@ -66,7 +66,10 @@ class Publisher:
         self.followed = followed
         self.command = "SPUBLISH" if is_sharded else "PUBLISH"
         sender = uuid.uuid4().hex
-        self.keys = (f"{names.keys}.sender.{sender}", f"{names.keys}.generation")
+        self.keys = (
+            f"{names.keys}.sender.{sender}".encode(),
+            f"{names.keys}.generation".encode(),
+        )
         self.marker = f"{names.channels}.marker.{sender}"
         self.number = 0
         self.acknowledged = 0
@@ -111,8 +114,7 @@ class Publisher:
         batch = Batch(items, self.keys)
         has_probe = len(items) < len(given)
         wire = self.reader.wire_of(self.partition)
-        followed = self.followed
-        if not has_probe and not any(group.names.name in followed for group in batch.groups):
+        if not has_probe and batch.names.isdisjoint(self.followed):
             # Nothing of it comes here.
             wire = None
         self.number += 1
@@ -149,6 +151,7 @@ class Publisher:
             self.command,
             marker,
             secrets.randbits(32),
+            batch.string_count,
             batch.structure,
             *batch.records,
         ]

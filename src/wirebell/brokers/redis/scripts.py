@@ -1,13 +1,17 @@
 """What runs inside Redis. Each script is whole: either all of it happened, or nothing.
 
 ``#!lua`` without flags has Redis refuse a script *before* it runs where it may not write: out of
-memory, a disk that is full, a replica.
+memory, a disk that is full, a replica. Reading history is allowed to one whose memory is full.
 
 Keys, behind a prefix (``wirebell``, in a cluster ``{wirebell.17}``):
 
-- ``.meta.<channel>``: epoch (8 characters), generation (8), offset, and where versions are used a
-  space, the version (20 digits), a space, the version's epoch.
+- ``.meta.<channel>``: epoch (8 characters), generation (8), when the stream's key ends and when its
+  publications do (16 digits each, milliseconds since 1970), how many of them count (10 digits),
+  offset, and where versions are used a space, the version (20 digits), a space, its epoch.
 - ``.stream.<channel>``: the stream; an entry's id is its offset, its field ``d`` the record.
+  Redis forgets entries by whole blocks (to trim them one by one takes longer than all else), and
+  the key some time after its publications have ended, so that not each needs a new expiry: what
+  counts is said by the position, and decided when it is read.
 - ``.once.<length of the channel>.<channel>.<key>``: what became of an idempotency key.
 - ``.sender.<id>``: number of the last batch of a process, a space, and its results.
 - ``.generation``: changes when the server came back with less than it had acknowledged.
@@ -46,116 +50,167 @@ class Script:
         )
 
 
-_OPEN_STREAM = """\
-local function read_meta(meta_key, generation)
-  local meta = redis.pcall('GET', meta_key)
-  if type(meta) ~= 'string' or string.sub(meta, 9, 16) ~= generation then return nil end
-  local epoch, at = string.sub(meta, 1, 8), string.find(meta, ' ', 17, true)
-  if not at then return epoch, tonumber(string.sub(meta, 17)), '' end
-  return epoch, tonumber(string.sub(meta, 17, at - 1)), string.sub(meta, at)
+_POSITION = """\
+local call, sub = redis.call, string.sub
+local function read_meta(meta, generation)
+  -- Epoch, offset, versions; when the key ends, when its publications do, how many count.
+  if not meta or #meta < 59 then return nil end
+  local epoch, made, key_ends, ends, size = struct.unpack('c8c8c16c16c10', meta)
+  if made ~= generation then return nil end
+  local text, versions = sub(meta, 59), ''
+  local offset = tonumber(text)
+  if not offset then
+    local at = string.find(text, ' ', 1, true)
+    if not at then return nil end
+    offset, versions = tonumber(sub(text, 1, at - 1)), sub(text, at)
+  end
+  return epoch, offset, versions, key_ends, ends, size
 end
 local function new_epoch(seed, number)
   -- An odd factor: numbers of one batch give different epochs.
   return string.format('%08x', (seed + number * 2654435769) % 4294967296)
 end
+local function read_time()
+  local time = call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+local function print_time(time) return string.format('%016.0f', time) end
 """
 
-# ARGV: number of this batch and of the last one that was acknowledged, command, marker, seed,
-# groups (MessagePack), records in the order of their entries.
-# A group: channel, number of its first key, size (0 keeps nothing), ttl and meta ttl in
-# milliseconds, entries: how many, or one by one where something holds for one alone: 0, or
+# KEYS: sender, generation, idempotency keys, then the meta of each group that keeps something, and
+# then the stream of each.
+# ARGV: number of this batch and of the last one that was acknowledged, command, marker, seed, how
+# many keys are no streams, structure (MessagePack), records in the order of their entries.
+# The structure: how many groups keep something (the first ones), plans, groups.
+# A plan: size, ttl and meta ttl in milliseconds. Of a group, flat: channel, number of its plan (0
+# keeps nothing), entries: how many, or one by one where something holds for one alone: 0, or
 # [1 to keep it nowhere, number of its idempotency key, version, its epoch].
-# Answer: 1 (this server lost what it had acknowledged), 2 (a later batch was here before), or for
-# each group its epoch and its results: an offset, or [offset, epoch, 1 if it was left out].
+# Answer: 1 (this server lost what it had acknowledged), 2 (a later batch was here before), or flat
+# for each group its epoch and its results: an offset, or [offset, epoch, 1 if it was left out].
 PUBLISH = Script(
     """\
 #!lua
 """
-    + _OPEN_STREAM
+    + _POSITION
     + f"""\
-local number, acknowledged = tonumber(ARGV[1]), tonumber(ARGV[2])
-local known = redis.call('GET', KEYS[1])
+local string_count = tonumber(ARGV[6])
+-- All that is read, in one call: each of them costs more than what it does.
+local strings = call('MGET', unpack(KEYS, 1, string_count))
+local number, acknowledged, known = tonumber(ARGV[1]), tonumber(ARGV[2]), strings[1]
 local last = known and tonumber(string.match(known, '^%d+')) or 0
-if last == number then return string.sub(known, #ARGV[1] + 2) end
+if last == number then return sub(known, #ARGV[1] + 2) end
 if last > number then return 2 end
 if last < acknowledged then return 1 end
-local command, seed = ARGV[3], tonumber(ARGV[5])
-local generation = redis.call('GET', KEYS[2]) or '00000000'
-local groups, results, at = cmsgpack.unpack(ARGV[6]), {{}}, 7
-local pack, insert = struct.pack, table.insert
-local nowhere = pack('>I8', 0) .. '        '
+local command, seed, generation = ARGV[3], tonumber(ARGV[5]), strings[2] or '00000000'
+local kept_count, plans, groups = unpack(cmsgpack.unpack(ARGV[7]))
+local pack, concat = struct.pack, table.concat
+local results, count, at, key = {{}}, 0, 8, string_count - kept_count
 
-for g = 1, #groups do
-  local name, key, size, ttl, meta_ttl, entries = unpack(groups[g])
-  local count = type(entries) == 'number' and entries or #entries
-  local epoch, offset, versions = '', 0, ''
-  local meta_key, stream_key, is_changed
-  if size > 0 then
-    meta_key, stream_key = KEYS[key], KEYS[key + 1]
-    epoch, offset, versions = read_meta(meta_key, generation)
-    if not epoch then
-      epoch, offset, versions = new_epoch(seed, g), 0, ''
-      redis.call('DEL', stream_key)
+local now = read_time()
+local now_text = print_time(now)
+for p = 1, #plans do
+  local size, ttl, meta_ttl = unpack(plans[p])
+  local spare = math.ceil(ttl / 8)
+  plans[p] = {{
+    -- As text: Redis prints each number that a call is given, which is slow.
+    size = tostring(size),
+    ends = print_time(now + ttl),
+    ends_and_size = print_time(now + ttl) .. string.format('%010.0f', size),
+    key_ends = print_time(now + ttl + spare),
+    key_ends_at = string.format('%.0f', now + ttl + spare),
+    meta_milliseconds = string.format('%.0f', meta_ttl + spare),
+  }}
+end
+
+for g = 1, #groups, 3 do
+  local name, plan, entries = groups[g], plans[groups[g + 1]], groups[g + 2]
+  local terms = type(entries) ~= 'number' and entries
+  local epoch, offset, versions, key_ends, ends = '', 0, '', '', ''
+  local stream_key, is_changed, text
+  if plan then
+    key = key + 1
+    stream_key = KEYS[key + kept_count]
+    epoch, offset, versions, key_ends, ends = read_meta(strings[key], generation)
+    if not offset then
+      epoch, offset, versions, key_ends, ends = new_epoch(seed, g), 0, '', '', ''
     end
+    if ends < now_text then call('DEL', stream_key) end
   end
-  local result, frames = {{epoch}}, {{'\\1'}}
-  for e = 1, count do
-    local entry = count ~= entries and entries[e] or 0
-    local record, is_kept, once, answer = ARGV[at], size > 0, 0, nil
+  count = count + 1
+  results[count] = epoch
+  local place, message, more = count, nil, nil
+  for e = 1, terms and #terms or entries do
+    local entry = terms and terms[e] or 0
+    local record, is_kept, once, answer = ARGV[at], plan, 0, nil
     at = at + 1
     if entry ~= 0 then
       is_kept = is_kept and entry[1] == 0
       once = entry[2]
-      local before = once > 0 and redis.call('GET', KEYS[once])
+      local before = once > 0 and strings[once]
       if before then
-        local place = string.sub(before, 1, 8)
-        answer = {{tonumber(string.sub(before, 9)), place == '        ' and '' or place, 1}}
+        local where = sub(before, 1, 8)
+        answer = {{tonumber(sub(before, 9)), where == '        ' and '' or where, 1}}
       elseif is_kept and entry[3] ~= '' then
         -- Of one version epoch only a higher version goes in; another one starts again.
-        if string.sub(versions, 23) == entry[4] and entry[3] <= string.sub(versions, 2, 21) then
+        if sub(versions, 23) == entry[4] and entry[3] <= sub(versions, 2, 21) then
           answer = {{offset, epoch, 1}}
         else
           versions = ' ' .. entry[3] .. ' ' .. entry[4]
         end
       end
     end
-    if answer then
-      insert(result, answer)
-    elseif is_kept then
-      offset = offset + 1
-      local added = redis.pcall(
-        'XADD', stream_key, 'MAXLEN', size, offset .. '-0', 'd', record)
-      if type(added) == 'table' and added.err then
-        -- Somebody put something else there, or the position was lost without the stream.
-        redis.call('DEL', stream_key)
-        epoch, offset = new_epoch(seed, g + #groups), 1
-        result[1] = epoch
-        redis.call('XADD', stream_key, 'MAXLEN', size, '1-0', 'd', record)
+    if not answer then
+      local where, number = '        ', 0
+      if is_kept then
+        offset = offset + 1
+        text = tostring(offset)
+        local added = redis.pcall('XADD', stream_key, 'NOMKSTREAM', 'MAXLEN', '~', plan.size,
+          text .. '-0', 'd', record)
+        if type(added) ~= 'string' then
+          if added then
+            -- Somebody put something else there, or the position was lost without the stream.
+            call('DEL', stream_key)
+            epoch, offset, text = new_epoch(seed, g + #groups), 1, '1'
+            results[place] = epoch
+          end
+          call('XADD', stream_key, text .. '-0', 'd', record)
+          key_ends = ''
+        end
+        is_changed, where, number = true, epoch, offset
       end
-      is_changed = true
-      insert(result, offset)
-      insert(frames, pack('>I8', offset) .. epoch .. pack('>I4', #record))
-      insert(frames, record)
-      if once > 0 then redis.call('SET', KEYS[once], epoch .. offset, 'EX', 300) end
-    else
-      insert(result, 0)
-      insert(frames, nowhere .. pack('>I4', #record))
-      insert(frames, record)
-      if once > 0 then redis.call('SET', KEYS[once], '        0', 'EX', 300) end
+      answer = number
+      if message then
+        more = more or {{}}
+        more[#more + 1] = pack('>I8c8I4', number, where, #record)
+        more[#more + 1] = record
+      else
+        message = pack('>BI8c8I4', 1, number, where, #record) .. record
+      end
+      if once > 0 then
+        strings[once] = where .. tostring(number)
+        call('SET', KEYS[once], strings[once], 'EX', '300')
+      end
     end
+    count = count + 1
+    results[count] = answer
   end
   if is_changed then
-    redis.call('SET', meta_key, epoch .. generation .. offset .. versions, 'PX', meta_ttl)
-    redis.call('PEXPIRE', stream_key, ttl)
+    local ahead, behind = epoch .. generation, plan.ends_and_size .. text .. versions
+    if key_ends < plan.ends then
+      local milliseconds = plan.meta_milliseconds
+      call('SET', KEYS[key], ahead .. plan.key_ends .. behind, 'PX', milliseconds)
+      call('PEXPIREAT', stream_key, plan.key_ends_at)
+    else
+      call('SET', KEYS[key], ahead .. key_ends .. behind, 'KEEPTTL')
+    end
   end
-  if #frames > 1 then redis.call(command, name, table.concat(frames)) end
-  results[g] = result
+  if message then call(command, name, more and message .. concat(more) or message) end
 end
 
 -- Behind everything else: who gets it through the other link has got the rest.
-if ARGV[4] ~= '' then redis.call(command, ARGV[4], ARGV[1]) end
+if ARGV[4] ~= '' then call(command, ARGV[4], ARGV[1]) end
 local packed = cmsgpack.pack(results)
-redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. packed, 'EX', {SENDER_SECONDS})
+call('SET', KEYS[1], ARGV[1] .. ' ' .. packed, 'EX', '{SENDER_SECONDS}')
 return packed
 """
 )
@@ -180,33 +235,37 @@ return generation
 # Answer: for each epoch, offset, and ids and records by turns.
 HISTORY = Script(
     """\
-#!lua
+#!lua flags=allow-oom
 """
-    + _OPEN_STREAM
+    + _POSITION
     + """\
-local generation = redis.call('GET', KEYS[1]) or '00000000'
-local questions, answers = cmsgpack.unpack(ARGV[2]), {}
+local generation = call('GET', KEYS[1]) or '00000000'
+local questions, answers, now = cmsgpack.unpack(ARGV[2]), {}, print_time(read_time())
 for q = 1, #questions do
   local since, limit, is_reverse, meta_ttl = unpack(questions[q])
   local meta_key, stream_key = KEYS[2 * q], KEYS[2 * q + 1]
-  local epoch, offset = read_meta(meta_key, generation)
+  local meta = redis.pcall('GET', meta_key)
+  if type(meta) ~= 'string' then meta = nil end
+  local epoch, offset, _, _, ends, size = read_meta(meta, generation)
   -- The position is in the other key, and stays.
-  if limit < 0 then redis.call('DEL', stream_key) end
-  if not epoch then
+  if limit < 0 then call('DEL', stream_key) end
+  if not offset then
     epoch, offset = new_epoch(tonumber(ARGV[1]), q), 0
-    redis.call('DEL', stream_key)
-    redis.call('SET', meta_key, epoch .. generation .. '0', 'PX', meta_ttl)
+    call('DEL', stream_key)
+    call('SET', meta_key, epoch .. generation .. string.rep('0', 43), 'PX', meta_ttl)
   elseif offset == 0 then
     -- Asked for, and never published to: it lives as long as somebody asks.
-    redis.call('PEXPIRE', meta_key, meta_ttl)
+    call('PEXPIRE', meta_key, meta_ttl)
   end
   local answer, found = {epoch, offset}, {}
-  if limit > 0 and offset > 0 then
+  if limit > 0 and offset > 0 and now <= ends then
+    local oldest = math.max(1, offset - tonumber(size) + 1)
     if is_reverse == 1 then
       local newest = since > 0 and (since - 1) .. '-0' or '+'
-      found = redis.call('XREVRANGE', stream_key, newest, '-', 'COUNT', limit)
+      found = call('XREVRANGE', stream_key, newest, oldest .. '-0', 'COUNT', limit)
     else
-      found = redis.call('XRANGE', stream_key, (since + 1) .. '-0', '+', 'COUNT', limit)
+      oldest = math.max(oldest, since + 1)
+      found = call('XRANGE', stream_key, oldest .. '-0', '+', 'COUNT', limit)
     end
   end
   for f = 1, #found do

@@ -143,7 +143,7 @@ class Shard:
 
         async def read(asked: Sequence[Question]) -> list[StreamSlice | Exception]:
             questions = list(dict.fromkeys(asked))
-            keys = [f"{self.partitions[partition].keys}.generation"]
+            keys = [f"{self.partitions[partition].keys}.generation".encode()]
             structure: list[tuple[int, int, int, int]] = []
             for names, history, since, limit, is_reverse in questions:
                 keys += (names.meta, names.stream)

@@ -65,13 +65,12 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse, and hand on."""
         self.chunk_count += 1
-        parser = self.parser
+        handle, gets = self.handle, self.parser.gets
         try:
-            parser.feed(data)
-            gets = parser.gets
+            self.parser.feed(data)
             reply = gets()
             while reply is not Wire:
-                self.handle(reply)
+                handle(reply)
                 reply = gets()
         except hiredis.ProtocolError:
             # Nothing after it can be understood.

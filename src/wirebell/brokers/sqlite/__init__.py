@@ -13,8 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from wirebell.broker_options import SQLiteOptions
-from wirebell.brokers.sqlite.broker import SQLiteBroker
-from wirebell.brokers.sqlite.presence import SQLitePresenceStore
+from wirebell.brokers.sqlite.broker import SQLiteBroker, SQLitePresenceStore
 from wirebell.brokers.sqlite.store import Store
 from wirebell.errors import ConfigError
 from wirebell.settings import Settings

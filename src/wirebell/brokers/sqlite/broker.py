@@ -1,4 +1,4 @@
-"""The broker: what the engine asks, in words of the store."""
+"""The broker and the presence store: what the engine asks, in words of the database's store."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import cast
 from wirebell.brokers.sqlite.inbox import Delivery
 from wirebell.brokers.sqlite.operations import (
     CONTROL,
+    Add,
     OpenStream,
     Operation,
     Probe,
     Publish,
+    Remove,
     RemoveHistory,
     Tell,
     TellNodes,
@@ -24,6 +26,7 @@ from wirebell.interfaces import BrokerListener
 from wirebell.model import (
     ChannelItem,
     ChannelOptions,
+    ClientInfo,
     History,
     Membership,
     Publication,
@@ -31,9 +34,16 @@ from wirebell.model import (
     PublishOptions,
     StreamPosition,
 )
-from wirebell.records import UnknownRecord, decode_item, encode_membership, encode_publication
+from wirebell.records import (
+    UnknownRecord,
+    decode_info,
+    decode_item,
+    encode_info,
+    encode_membership,
+    encode_publication,
+)
 
-__all__ = ("SQLiteBroker",)
+__all__ = ("SQLiteBroker", "SQLitePresenceStore")
 
 
 class SQLiteBroker:
@@ -224,6 +234,65 @@ class SQLiteBroker:
         if self.listener is not None:
             self._reconnect_count += 1
             self.listener.handle_reconnect()
+
+
+class SQLitePresenceStore:
+    """A `wirebell.interfaces.PresenceStore` for all processes that name the same file.
+
+    Leases go by this machine's clock (``time.time()``).
+
+    Args:
+        store: Of the database, shared with the broker.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.is_running = False
+
+    async def start(self) -> None:
+        """Begin.
+
+        Raises:
+            ConfigError: The file cannot be used as it is; the message says what to do.
+            BrokerUnavailable: Somebody holds its lock, or the disk is full.
+        """
+        await self.store.acquire()
+        self.is_running = True
+
+    async def aclose(self) -> None:
+        """Stop; idempotent. Entries stay until their leases end."""
+        if self.is_running:
+            self.is_running = False
+            await self.store.release()
+
+    async def add(self, channel: str, info: ClientInfo, *, ttl_seconds: float) -> None:
+        """Write an entry, or renew its lease."""
+        self._running()
+        record = encode_info(info)
+        await self.store.write(Add(channel, info.client_id, record, ttl_seconds, _deadline()))
+
+    async def remove(self, channel: str, client_id: str) -> None:
+        """Remove an entry; idempotent."""
+        self._running()
+        await self.store.write(Remove(channel, client_id, _deadline()))
+
+    async def members(self, channel: str) -> dict[str, ClientInfo]:
+        """Read who is there, but for entries that only a newer release can read."""
+        self._running()
+        members: dict[str, ClientInfo] = {}
+        for record in await self.store.read_members(channel):
+            try:
+                info = decode_info(record)
+            except UnknownRecord as error:
+                self.store.inbox.tell_unknown(error)
+            else:
+                members[info.client_id] = info
+        return members
+
+    def _running(self) -> None:
+        """Say so if it does not run."""
+        if not self.is_running:
+            raise BrokerClosed("the sqlite presence store is not running")
 
 
 def _deadline() -> float:

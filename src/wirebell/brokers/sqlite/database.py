@@ -7,15 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import sqlite3
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from wirebell.errors import BrokerUnavailable, ConfigError
 
+if sys.platform != "win32":
+    import fcntl
+
 __all__ = (
     "Identity",
+    "Link",
+    "check_disk",
     "connect",
     "describe",
     "is_broken",
@@ -34,6 +42,16 @@ VERSION_MIN = (3, 35, 0)
 """The first SQLite with everything that is used here; JSON functions are asked for."""
 
 LOCK_SECONDS_MAX = 4.0
+# Whoever opens it first, or closes it last, locks everybody out for a moment.
+OPEN_SECONDS = 2.0
+
+# File systems that several machines may have mounted: processes that use a write-ahead log share
+# memory, so two machines would damage the file, and none of them would notice.
+NETWORK_KINDS = (
+    *("afs", "ceph", "cifs", "lustre", "nfs", "nfs4", "smb2", "smb3", "smbfs"),
+    *("fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs"),
+)
+MOUNTS = Path("/proc/self/mounts")
 
 # A publication of a channel with history changes a page or two, and pages are written whole: with
 # the usual 4 KiB four times as much goes to the disk where many channels take turns.
@@ -120,6 +138,8 @@ def connect(path: Path, *, busy_seconds: float, cache_kib: int) -> sqlite3.Conne
         # The keeper copies the log back; a commit that did so would wait for the disk.
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute("PRAGMA temp_store = MEMORY")
+        # Debian's SQLite fills what is removed with zeros, which writes it all a second time.
+        connection.execute("PRAGMA secure_delete = OFF")
     except BaseException:
         connection.close()
         raise
@@ -147,15 +167,7 @@ def prepare(path: Path) -> None:
         raise ConfigError(
             f"the sqlite broker needs SQLite {least}, this Python has {sqlite3.sqlite_version}"
         )
-    if not path.parent.is_dir():
-        raise ConfigError(f"the folder of the sqlite broker's file is missing: make {path.parent}")
-    if path.is_dir():
-        raise ConfigError(f"the sqlite broker needs a file, {path} is a folder")
-    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
-        raise ConfigError(
-            f"the sqlite broker cannot use {path}: it can only be read, or not even that: let "
-            f"this user write it, and to its folder"
-        )
+    _check_place(path)
     deadline = time.monotonic() + LOCK_SECONDS_MAX
     while True:
         try:
@@ -167,12 +179,45 @@ def prepare(path: Path) -> None:
                 continue
             kind = BrokerUnavailable if _is_passing(error) else ConfigError
             raise kind(describe(error, path)) from error
+        except BlockingIOError as error:
+            if time.monotonic() < deadline:
+                time.sleep(0.02)
+                continue
+            raise BrokerUnavailable(
+                f"the sqlite broker cannot make {path}: another process has begun to, and stands "
+                f"still"
+            ) from error
         except OSError as error:
             raise ConfigError(
                 f"the sqlite broker's file {path} cannot be made: {error.strerror}; "
                 f"may this user write to its folder?"
             ) from error
         return
+
+
+def check_disk(path: Path, mounts: str) -> None:
+    """Refuse a file that other machines may have open too.
+
+    Args:
+        path: Absolute.
+        mounts: What is mounted, oldest first, as /proc/self/mounts tells it (fstab(5)).
+
+    Raises:
+        ConfigError: It lies on a network; the message says what to do.
+    """
+    kind, longest = "", -1
+    for line in mounts.splitlines():
+        _, point, kind_there, *_ = line.split(" ")
+        # A space in a name is written as its code.
+        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), point)
+        if len(point) >= longest and path.is_relative_to(point):
+            kind, longest = kind_there, len(point)
+    if kind in NETWORK_KINDS:
+        raise ConfigError(
+            f"the sqlite broker's file {path} lies on a network ({kind}), where two machines would "
+            f"damage it: name a file on a disk of this machine, or take redis://, nats:// or "
+            f"postgresql://"
+        )
 
 
 def describe(error: sqlite3.Error, path: Path) -> str:
@@ -202,6 +247,66 @@ def is_busy(error: sqlite3.Error) -> bool:
     return _primary(error) in BUSY
 
 
+class Link:
+    """A connection that is opened anew when it is of no use any more; for one thread.
+
+    A file that was removed or replaced is another database: the one that is open would be written
+    to, and nobody would ever read it.
+
+    Args:
+        path: Of the database.
+        busy_seconds: How long a statement waits for a lock.
+        cache_kib: Pages that the connection may keep.
+    """
+
+    def __init__(self, path: Path, *, busy_seconds: float, cache_kib: int) -> None:
+        self.path = path
+        self.busy_seconds = busy_seconds
+        self.cache_kib = cache_kib
+        self.connection: sqlite3.Connection | None = None
+        self.identity: Identity | None = None
+        self.instance = ""
+
+    @property
+    def database(self) -> tuple[str, Identity | None]:
+        """What the open database called itself when it was made, and which file it is."""
+        return self.instance, self.identity
+
+    def get(self) -> sqlite3.Connection:
+        """Return the connection; ``database`` then says what is behind it.
+
+        Raises:
+            sqlite3.Error: The file cannot be opened.
+            BrokerUnavailable: It was removed, and cannot be made anew.
+            ConfigError: Likewise.
+        """
+        identity = read_identity(self.path)
+        if self.connection is not None and identity == self.identity:
+            return self.connection
+        self.close()
+        # Before the first time whoever starts has prepared it.
+        if identity is None or self.identity not in {None, identity}:
+            prepare(self.path)
+        connection = connect(self.path, busy_seconds=OPEN_SECONDS, cache_kib=self.cache_kib)
+        try:
+            self.identity = read_identity(self.path)
+            query = "SELECT value FROM meta WHERE name = 'instance'"
+            (self.instance,) = connection.execute(query).fetchone()
+            connection.execute(f"PRAGMA busy_timeout = {int(self.busy_seconds * 1_000)}")
+        except BaseException:
+            connection.close()
+            raise
+        self.connection = connection
+        return connection
+
+    def close(self) -> None:
+        """Close it; idempotent. The next `get` opens it anew."""
+        if self.connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self.connection.close()
+            self.connection = None
+
+
 def _primary(error: sqlite3.Error) -> int:
     """Return the kind of an error: SQLite's code without its details."""
     code = getattr(error, "sqlite_errorcode", 0)
@@ -213,13 +318,26 @@ def _is_passing(error: sqlite3.Error) -> bool:
     return _primary(error) in {*BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 
 
+def _check_place(path: Path) -> None:
+    """Refuse where no file of ours can be, or none that can be written."""
+    if not path.parent.is_dir():
+        raise ConfigError(f"the folder of the sqlite broker's file is missing: make {path.parent}")
+    if path.is_dir():
+        raise ConfigError(f"the sqlite broker needs a file, {path} is a folder")
+    check_disk(path, _read_mounts())
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        raise ConfigError(
+            f"the sqlite broker cannot use {path}: it can only be read, or not even that: let "
+            f"this user write it, and to its folder"
+        )
+
+
 def _prepare(path: Path) -> None:
     """Do what `prepare` promises, once."""
     # Written to by others, or left by a machine that went down.
     had_log = _size(path.with_name(path.name + "-wal")) > 0
-    # Publications are nobody else's business; SQLite gives the files beside it the same mode.
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    if not path.exists():
+        _make_file(path)
     connection = connect(path, busy_seconds=LOCK_SECONDS_MAX, cache_kib=256)
     try:
         _check(connection, path)
@@ -240,6 +358,50 @@ def _prepare(path: Path) -> None:
         connection.execute("COMMIT")
     finally:
         connection.close()
+
+
+def _make_file(path: Path) -> None:
+    """Make an empty file, if no other process does.
+
+    What stands beside it belonged to a file that was removed. Processes that have that one open
+    use it still, so it goes away, and must not while another process begins with the new file.
+
+    Raises:
+        BlockingIOError: Another process is at it.
+    """
+    with _locked(path.parent):
+        if path.exists():
+            return
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        # Publications are nobody else's business; SQLite gives the files beside it the same mode.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for it out; a process that dies lets go.
+
+    Raises:
+        BlockingIOError: Another process is in.
+    """
+    if sys.platform == "win32":  # pragma: no cover - a file that is open cannot be removed there
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _read_mounts() -> str:
+    """Read what is mounted; empty where that cannot be known."""
+    try:
+        return MOUNTS.read_text()
+    except OSError:
+        return ""
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> int:

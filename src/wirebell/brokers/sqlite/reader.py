@@ -17,9 +17,8 @@ from pathlib import Path
 
 from wirebell.backoff import Backoff
 from wirebell.brokers.sqlite import statements
-from wirebell.brokers.sqlite.database import describe, is_broken, is_busy
+from wirebell.brokers.sqlite.database import Link, describe, is_broken, is_busy
 from wirebell.brokers.sqlite.inbox import Inbox, read_newest
-from wirebell.brokers.sqlite.link import Link
 from wirebell.brokers.sqlite.wakeups import Wakeups
 from wirebell.errors import BrokerUnavailable, WirebellError
 
@@ -27,6 +26,7 @@ __all__ = ("POLL_SECONDS", "Question", "ReadHistory", "ReadMembers", "Reader")
 
 logger = logging.getLogger(__name__)
 
+QUESTIONS_MAX = 100_000
 POLL_SECONDS = 0.25
 """How long a worker that nobody could wake does not know of what is new."""
 
@@ -65,7 +65,7 @@ class Reader(threading.Thread):
     Args:
         path: Of the database.
         inbox: Reads the log.
-        wakeups: Wakes this thread; closed by it.
+        wakeups: Wakes this thread; opened and closed by it.
         came_back: Is called when the log can be read again after it could not.
     """
 
@@ -85,7 +85,16 @@ class Reader(threading.Thread):
         self.next_try_at = 0.0
 
     def ask(self, question: Question) -> None:
-        """Have a question answered; from any thread."""
+        """Have a question answered.
+
+        Raises:
+            BrokerUnavailable: As many wait already as may.
+        """
+        if len(self.questions) >= QUESTIONS_MAX:
+            raise BrokerUnavailable(
+                f"{QUESTIONS_MAX} questions wait for the sqlite broker: it is slower than its "
+                f"callers"
+            )
         self.questions.append(question)
         self.wakeups.kick()
 
@@ -96,6 +105,7 @@ class Reader(threading.Thread):
 
     def run(self) -> None:
         """Answer and read on until `stop`."""
+        self.wakeups.open()
         while not self.is_stopping:
             self.wakeups.wait(self._wait_seconds())
             self._answer_all()

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from wirebell.batching import Batcher
-from wirebell.brokers.sqlite.database import LOCK_SECONDS_MAX, prepare
+from wirebell.brokers.sqlite.database import LOCK_SECONDS_MAX, Link, prepare
 from wirebell.brokers.sqlite.inbox import Delivery, Inbox
 from wirebell.brokers.sqlite.keeper import Keeper
 from wirebell.brokers.sqlite.ledger import Answer
-from wirebell.brokers.sqlite.link import Link
 from wirebell.brokers.sqlite.operations import Operation, size_of
 from wirebell.brokers.sqlite.reader import Question, Reader, ReadHistory, ReadMembers
 from wirebell.brokers.sqlite.statements import HistoryRow
@@ -147,7 +146,6 @@ class Store:
         """Start the threads."""
         self.loop = asyncio.get_running_loop()
         wakeups = Wakeups(find_folder(self.path))
-        wakeups.open()
         self.batcher = Batcher(self._write, size_of=size_of)
         self.reader = Reader(self.path, self.inbox, wakeups, self._come_back)
         self.writer = Writer(self.path, self.inbox, wakeups.wake_others, wakeups.kick)
@@ -164,14 +162,10 @@ class Store:
         try:
             await self.batcher.aclose()
         finally:
-            self.keeper.stop()
-            self.writer.stop()
-            # The others are still to be woken for what is written last.
-            await asyncio.to_thread(self.writer.join, END_SECONDS_MAX)
-            self.reader.stop()
-            for thread in (self.reader, self.keeper):
-                await asyncio.to_thread(thread.join, END_SECONDS_MAX)
+            writer, reader, keeper = self.writer, self.reader, self.keeper
             self.writer = self.reader = self.keeper = None
+            # It goes on in its thread when who waits for it is cancelled.
+            await asyncio.to_thread(_end, writer, reader, keeper)
             self.loop = None
 
     def _place(self) -> None:
@@ -192,8 +186,7 @@ class Store:
             async with asyncio.timeout(ANSWER_SECONDS + GRACE_SECONDS):
                 return await future
         except TimeoutError:
-            late = BrokerUnavailable(f"the disk of the sqlite broker's {self.path} does not answer")
-            return [late] * len(operations)
+            raise self._silent() from None
 
     async def _ask(
         self, make: Callable[[float, Callable[[AnswerT | Exception], None]], Question]
@@ -207,12 +200,14 @@ class Store:
             async with asyncio.timeout(ANSWER_SECONDS + GRACE_SECONDS):
                 answer = await future
         except TimeoutError:
-            raise BrokerUnavailable(
-                f"the disk of the sqlite broker's {self.path} does not answer"
-            ) from None
+            raise self._silent() from None
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def _silent(self) -> BrokerUnavailable:
+        """Say that a thread is stuck in a call of the operating system."""
+        return BrokerUnavailable(f"the disk of the sqlite broker's {self.path} does not answer")
 
     def _loop(self) -> asyncio.AbstractEventLoop:
         """Return the event loop."""
@@ -256,3 +251,14 @@ class Store:
     def _come_back(self) -> None:
         """Tell that the log is read again; from any thread."""
         self._post(lambda: self.handle_return())
+
+
+def _end(writer: Writer, reader: Reader, keeper: Keeper) -> None:
+    """End the threads, each after what it was given before."""
+    keeper.stop()
+    writer.stop()
+    # The others are still to be woken for what is written last.
+    writer.join(END_SECONDS_MAX)
+    reader.stop()
+    reader.join(END_SECONDS_MAX)
+    keeper.join(END_SECONDS_MAX)

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wirebell.brokers.sqlite import statements
-from wirebell.brokers.sqlite.database import describe, is_broken, is_busy
+from wirebell.brokers.sqlite.database import Link, describe, is_broken, is_busy
 from wirebell.brokers.sqlite.inbox import Inbox
 from wirebell.brokers.sqlite.ledger import Answer, Ledger
-from wirebell.brokers.sqlite.link import Link
 from wirebell.brokers.sqlite.operations import (
     OpenStream,
     Operation,
@@ -79,7 +78,15 @@ class Writer(threading.Thread):
         self.has_failed = False
 
     def submit(self, job: Job) -> None:
-        """Have a batch written; from any thread."""
+        """Have a batch written.
+
+        Raises:
+            BrokerUnavailable: The one before has not even begun: nothing comes back from the disk.
+        """
+        if self.jobs.qsize():
+            raise BrokerUnavailable(
+                f"the disk of the sqlite broker's {self.link.path} does not answer"
+            )
         self.jobs.put(job)
 
     def stop(self) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +15,8 @@ import pytest
 from wirebell.brokers.sqlite.database import (
     APPLICATION,
     SCHEMA,
+    Link,
+    check_disk,
     connect,
     describe,
     is_broken,
@@ -19,7 +24,6 @@ from wirebell.brokers.sqlite.database import (
     prepare,
     read_identity,
 )
-from wirebell.brokers.sqlite.link import Link
 from wirebell.errors import ConfigError
 
 
@@ -176,3 +180,58 @@ def test_another_file_under_the_name(path: Path) -> None:
     assert before[0] != after[0]
     assert read_identity(path) == after[1]
     assert read_identity(path.with_name("nothing")) is None
+
+
+def test_a_file_that_something_else_took_the_place_of(path: Path) -> None:
+    """A link that is open refuses what is no database of ours, each time."""
+    prepare(path)
+    link = Link(path, busy_seconds=1, cache_kib=64)
+    link.get()
+    for each in path.parent.glob("broker.db*"):
+        each.unlink()
+    run(path, "CREATE TABLE tasks (id)")
+
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="a file of its own"):
+            link.get()
+
+
+def test_somebody_else_makes_the_file(path: Path) -> None:
+    """Whoever finds no file waits for another process that is about to make one."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    preparing = threading.Thread(target=prepare, args=(path,))
+    preparing.start()
+    preparing.join(0.1)
+    was_waiting = preparing.is_alive() and not path.exists()
+    os.close(folder)
+    preparing.join()
+
+    assert was_waiting
+    assert path.exists()
+
+
+MOUNTS = """\
+overlay / overlay rw 0 0
+proc /proc proc rw 0 0
+server:/export /srv nfs4 rw 0 0
+/dev/sda1 /srv/our\\040disk ext4 rw 0 0
+//server/share /mnt cifs rw 0 0
+tmpfs /mnt tmpfs rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    "name", ["/app/broker.db", "/srv/our disk/broker.db", "/mnt/broker.db", "/srvice/broker.db"]
+)
+def test_disks_of_this_machine(name: str) -> None:
+    """The file system whose mount point is nearest counts, and of equal ones the newest."""
+    check_disk(Path(name), MOUNTS)
+    check_disk(Path(name), "")
+
+
+@pytest.mark.parametrize("name", ["/srv/broker.db", "/srv/our/broker.db"])
+def test_disks_of_others(name: str) -> None:
+    """A file on a network is refused: two machines would damage it, and none would notice."""
+    with pytest.raises(ConfigError, match=r"lies on a network \(nfs4\).*disk of this machine"):
+        check_disk(Path(name), MOUNTS)

@@ -11,6 +11,7 @@ import pytest
 from tests.unit.brokers.sqlite.databases import database, write
 from wirebell.brokers.sqlite import statements
 from wirebell.brokers.sqlite.inbox import Delivery, Inbox, read_newest
+from wirebell.brokers.sqlite.keeper import remove_batches
 from wirebell.brokers.sqlite.operations import (
     CONTROL,
     ITEM,
@@ -19,7 +20,6 @@ from wirebell.brokers.sqlite.operations import (
     TellNodes,
     pack,
 )
-from wirebell.brokers.sqlite.sweeps import remove_batches
 from wirebell.model import ClientInfo, Membership, Publication
 from wirebell.records import encode_membership, encode_publication
 

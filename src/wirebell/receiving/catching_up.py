@@ -9,7 +9,8 @@ from wirebell.history import Recovery, recover, recover_cache
 from wirebell.hub import Hub
 from wirebell.interfaces import Broker
 from wirebell.model import ChannelOptions, RecoveryMode, StreamPosition
-from wirebell.resuming import Resuming
+from wirebell.receiving.resuming import Resuming
+from wirebell.tick import Subscriber
 
 __all__ = ("CatchingUp", "Subscribed")
 
@@ -45,6 +46,7 @@ class CatchingUp:
 
     async def read(
         self,
+        subscriber: Subscriber,
         channel: str,
         options: ChannelOptions,
         since: StreamPosition | None,
@@ -54,13 +56,21 @@ class CatchingUp:
     ) -> Subscribed:
         """Read the position, and what a client that was away has missed.
 
+        Args:
+            subscriber: Who reads; held.
+            channel: Where.
+            options: The channel's.
+            since: The position that the client saw last; ``None`` when it saw none.
+            mode: What it gets then.
+            must_recover: Refuse it when it cannot get what it missed.
+
         Raises:
             ProtocolError: ``UNRECOVERABLE_POSITION``, for ``must_recover``.
             BrokerError: The broker does not answer.
         """
         if options.history is None:
             return Subscribed()
-        sweep_count = self.resuming.sweep_count
+        sweep_count, seen = self.resuming.sweep_count, self.hub.tops.get(channel)
         limit, after = self.publications_max, since
         if since is not None and (mode is RecoveryMode.CACHE or channel in self.hub.bases):
             # One more: the newest it has is what the next patch is made against.
@@ -73,6 +83,13 @@ class CatchingUp:
             part = await self.broker.history(
                 channel, options, since=after, limit=limit + 1 if since is not None else 0
             )
+        if seen is not None and self._is_another(channel, seen, part.top):
+            # Live items would not show it to those who are there: they count on.
+            self.resuming.give_up(channel, part.top)
+            entry = self.hub.catching_up.get(channel, {}).get(subscriber)
+            if entry is not None:
+                # Its own history does not end before that.
+                entry.is_torn = False
         newest = max(part.publications, key=lambda kept: kept.offset, default=None)
         self.hub.know_top(channel, part.top, newest)
         if self.resuming.sweep_count != sweep_count:
@@ -87,3 +104,18 @@ class CatchingUp:
         if must_recover and not recovery.recovered:
             raise ProtocolError(ErrorCode.UNRECOVERABLE_POSITION)
         return Subscribed(part.top, recovery)
+
+    def _is_another(self, channel: str, seen: StreamPosition, top: StreamPosition) -> bool:
+        """Tell whether a stream was lost, or its end, since this node saw ``seen`` of it.
+
+        Args:
+            channel: Which.
+            seen: Its newest position before history was asked.
+            top: What history answered.
+        """
+        now_seen = self.hub.tops.get(channel)
+        if seen.epoch == top.epoch:
+            return now_seen is not None and now_seen.epoch == top.epoch and top.precedes(seen)
+        # When something of a stream came meanwhile, that one is the newer. Of one that never had
+        # a publication nothing was lost.
+        return now_seen == seen and max(seen.offset, top.offset) > 0

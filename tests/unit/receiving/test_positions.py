@@ -10,7 +10,7 @@ from tests.unit.nodes import Rig, running
 from wirebell.connection import Connection, Subscription
 from wirebell.errors import BrokerUnavailable
 from wirebell.model import ChannelOptions, Publication, StreamPosition
-from wirebell.positions import CHANNELS_IN_A_TURN, FAILURES_MAX
+from wirebell.receiving.positions import CHANNELS_IN_A_TURN, FAILURES_MAX
 from wirebell.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -94,6 +94,17 @@ async def test_late_is_not_lost() -> None:
         await pass_time(10)
 
         assert [] == control.gaps
+
+
+async def test_a_stream_that_lost_its_end() -> None:
+    """A stream that has less than was seen is a loss at the first look."""
+    async with running(SETTINGS) as rig:
+        _, control = await listen(rig, "h")
+        await rig.publish("h", "1", "2")
+        rig.broker.log.streams["h"].offset = 1
+        await pass_time(15)
+
+        assert ["h"] == control.gaps
 
 
 async def test_another_stream() -> None:
@@ -206,7 +217,7 @@ async def test_a_channel_that_keeps_nothing_any_more() -> None:
     async with running(SETTINGS) as rig:
         _, control = await listen(rig, "h")
         await lose(rig, "h")
-        rig.node.positions.options_for = lambda _: ChannelOptions()
+        rig.node.receiving.positions.options_for = lambda _: ChannelOptions()
 
         await pass_time(45)
 

@@ -16,8 +16,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from wirebell.background import Background
 from wirebell.backoff import Backoff
-from wirebell.chores import Chores
 from wirebell.errors import BrokerClosed, BrokerError
 from wirebell.history import recover
 from wirebell.hub import Hub
@@ -63,7 +63,7 @@ class Resuming:
         options_for: Gives a channel's options by its name.
         deliver: Puts an item into the tick.
         tell_gap: Tells those who count on every publication that some cannot be had.
-        chores: Runs the readers.
+        background: Runs the readers.
         publications_max: Most publications that are read or held of one channel, 1 or more; a
             wider gap is told.
     """
@@ -75,7 +75,7 @@ class Resuming:
         options_for: Callable[[str], ChannelOptions],
         deliver: Callable[[str, ChannelItem], None],
         tell_gap: Callable[[str], None],
-        chores: Chores,
+        background: Background,
         publications_max: int,
     ) -> None:
         self.hub = hub
@@ -83,13 +83,13 @@ class Resuming:
         self.options_for = options_for
         self.deliver = deliver
         self.tell_gap = tell_gap
-        self.chores = chores
-        self.statistics = chores.statistics
+        self.background = background
+        self.statistics = background.statistics
         self.publications_max = publications_max
         self.held: dict[str, Hold] = {}
         self.held_bytes = 0
         self.waiting: dict[str, None] = {}
-        # Of those that wait, the ones that go first: something is held there.
+        # Of those that wait, the ones that go first: something is held or doubtful there.
         self.urgent: dict[str, None] = {}
         # Channel → whether it is to be looked at once more.
         self.running: dict[str, bool] = {}
@@ -161,6 +161,16 @@ class Resuming:
         self._queue(channel)
         self._read()
 
+    def doubt(self, channel: str) -> None:
+        """Look at a channel in which something came once more; soon, before its stream goes on.
+
+        Mostly it was read from history meanwhile. Else the stream lost its end, and counts again.
+        """
+        self._queue(channel)
+        if channel in self.waiting:
+            self.urgent[channel] = None
+        self._read()
+
     def _queue(self, channel: str) -> None:
         """Have a channel looked at, after a look that runs."""
         if channel in self.running:
@@ -176,7 +186,7 @@ class Resuming:
         while len(self.readers) < READERS_MAX and (
             len(self.readers) - len(self.running) < len(self.waiting)
         ):
-            reader = self.chores.begin(self._read_some())
+            reader = self.background.begin(self._read_some())
             self.readers.add(reader)
             reader.add_done_callback(self.readers.discard)
 
@@ -191,7 +201,7 @@ class Resuming:
             try:
                 await self._resume(channel)
             except Exception as error:  # noqa: BLE001 - it is told; the other channels go on.
-                self.chores.note_failure(error)
+                self.background.note_failure(error)
                 self._drop(channel)
                 self.tell(channel)
             finally:
@@ -224,7 +234,7 @@ class Resuming:
             except BrokerClosed:
                 return
             except BrokerError as error:
-                self.chores.note_failure(error)
+                self.background.note_failure(error)
                 if not self.broker.is_connected:
                     # It is looked at again when the link stands.
                     return
@@ -234,7 +244,7 @@ class Resuming:
             if self._take(channel, seen, part):
                 return
         self.is_failing = failure
-        self._give_up(channel, None)
+        self.give_up(channel, None)
 
     def _take(self, channel: str, seen: StreamPosition, part: HistorySlice) -> bool:
         """Deliver what history has beyond ``seen``, and what is held; false to read once more."""
@@ -248,7 +258,7 @@ class Resuming:
             return False
         recovery = recover(part.publications, top, seen, limit=self.publications_max)
         if top.epoch != seen.epoch or not recovery.recovered:
-            self._give_up(channel, top)
+            self.give_up(channel, top)
             return True
         self._fill(channel, recovery.publications)
         return self._deliver_held(channel)
@@ -277,7 +287,7 @@ class Resuming:
                     break
                 if item.epoch != seen.epoch:
                     del hold.items[:number]
-                    self._give_up(channel, None)
+                    self.give_up(channel, None)
                     return True
                 if item.offset <= seen.offset:
                     continue
@@ -293,7 +303,7 @@ class Resuming:
         self._drop(channel)
         return True
 
-    def _give_up(self, channel: str, top: StreamPosition | None) -> None:
+    def give_up(self, channel: str, top: StreamPosition | None) -> None:
         """Tell that something cannot be had, then let what was held follow.
 
         Args:

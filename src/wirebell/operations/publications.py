@@ -1,7 +1,7 @@
 """What an application and the server API may do: publish, read channels, and act on users.
 
 `Operations` stands between the node and whoever gives orders: `wirebell.Realtime` is one, and the
-server API over HTTP calls one. What is done on all nodes stands in `wirebell.everywhere`.
+server API over HTTP calls one. What is done on all nodes stands in `everywhere` beside it.
 
 It knows no HTTP, no framework and no transport. Source: protocol document, section 2.7.
 """
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Unpack
 import msgspec
 
 from wirebell.errors import BadRequest, CommandError
-from wirebell.everywhere import ClusterOperations
 from wirebell.interfaces import HistorySlice
 from wirebell.model import (
     ClientInfo,
@@ -25,6 +24,7 @@ from wirebell.model import (
     StreamPosition,
 )
 from wirebell.node import Node
+from wirebell.operations.everywhere import ClusterOperations
 from wirebell.publishing import (
     CHANNELS_MAX,
     PublishKeywords,
@@ -58,7 +58,7 @@ class PresenceStats(msgspec.Struct, frozen=True):
 class Operations(ClusterOperations):
     """What may be done on a node that runs. To be used on its event loop.
 
-    Whoever is one gives ``node`` and ``authority``; see `wirebell.users.UserOperations`.
+    Whoever is one gives ``node`` and ``authority``; see `wirebell.operations.users.UserOperations`.
     ``outbox`` is what publishes inside other people's transactions; ``None`` for nothing.
     """
 
@@ -153,7 +153,8 @@ class Operations(ClusterOperations):
             BrokerUnavailable: The broker does not answer; some may be published.
             NotRunning: Outside the lifespan.
         """
-        names = list(await self.channels(pattern))
+        patterns = self.node().patterns
+        names = [name for name in await self.channels(pattern) if not patterns.has(name)]
         return dict(zip(names, await self.broadcast(names, data, **how), strict=True))
 
     async def publish_data(

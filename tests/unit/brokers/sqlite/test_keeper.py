@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.unit.brokers.sqlite.databases import NOW, database, write
-from wirebell.brokers.sqlite import statements, sweeps
-from wirebell.brokers.sqlite.keeper import BATCH_SECONDS, SWEEP_SECONDS, Keeper
+from wirebell.brokers.sqlite import statements
+from wirebell.brokers.sqlite.keeper import (
+    BATCH_SECONDS,
+    LOCK_SECONDS,
+    LOG_BYTES_MAX,
+    SWEEP_SECONDS,
+    VACUUM_PAGES,
+    VACUUM_ROUNDS_MAX,
+    Keeper,
+    remove_batches,
+    remove_ended,
+    vacuum,
+)
 from wirebell.brokers.sqlite.operations import Add, OpenStream, Publish, RemoveHistory, TellNodes
 from wirebell.model import History, Publication, PublishOptions
 
@@ -30,7 +43,7 @@ def count(connection: sqlite3.Connection, table: str) -> int:
 def sweep(connection: sqlite3.Connection, now: float, unused_max: int = 100) -> int:
     """Remove all that has ended, and return in how many parts."""
     rounds = 0
-    while sweeps.remove_ended(connection, now, unused_max=unused_max):
+    while remove_ended(connection, now, unused_max=unused_max):
         rounds += 1
         assert rounds < 100, "it does not come to an end"
     return rounds
@@ -133,13 +146,13 @@ def test_the_file_shrinks(tmp_path: Path) -> None:
         for _ in range(60):
             write(connection, TellNodes("", b"x" * 400_000, 0.0))
         (before,) = connection.execute("PRAGMA page_count").fetchone()
-        sweeps.remove_batches(connection, 1_000)
-        sweeps.vacuum(connection)
-        sweeps.vacuum(connection)
+        remove_batches(connection, 1_000)
+        vacuum(connection)
+        vacuum(connection)
         (after,) = connection.execute("PRAGMA page_count").fetchone()
 
     assert before > 5_000
-    assert after < before - 2 * sweeps.VACUUM_PAGES * sweeps.VACUUM_ROUNDS_MAX + 10
+    assert after < before - 2 * VACUUM_PAGES * VACUUM_ROUNDS_MAX + 10
 
 
 def test_batches_stay_until_everybody_had_time(tmp_path: Path) -> None:
@@ -157,6 +170,19 @@ def test_batches_stay_until_everybody_had_time(tmp_path: Path) -> None:
     assert [1, 2, 2, 2, 2, 2] == left
 
 
+def test_removing_writes_little(tmp_path: Path) -> None:
+    """What is removed is not written once more, whatever SQLite was built to do."""
+    log = tmp_path / "broker.db-wal"
+    with database(tmp_path) as connection:
+        for _ in range(3):
+            write(connection, TellNodes("", b"x" * 1_000_000, 0.0))
+        before = log.stat().st_size
+        remove_batches(connection, 2)
+        grown = log.stat().st_size - before
+
+    assert grown < 100_000
+
+
 def test_the_log_is_copied_back(tmp_path: Path) -> None:
     """The write-ahead log begins anew after it was copied, so that it does not grow for ever."""
     with database(tmp_path) as connection:
@@ -170,6 +196,36 @@ def test_the_log_is_copied_back(tmp_path: Path) -> None:
         keeper.link.close()
 
     assert max(sizes) < 10_000_000
+
+
+def test_somebody_reads_without_an_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A log that cannot begin anew is told of; writers are held up for a moment, and seldom."""
+    path = tmp_path / "broker.db"
+    with database(tmp_path) as connection, closing(sqlite3.connect(path)) as reader:
+        reader.execute("BEGIN")
+        count(reader, "batches")
+        keeper = Keeper(path, unused_max=10)
+        keeper.told_bytes = LOG_BYTES_MAX
+        log = path.with_name("broker.db-wal")
+        while log.stat().st_size <= LOG_BYTES_MAX:
+            write(connection, TellNodes("", b"x" * 4_000_000, 0.0))
+        seconds = []
+        for now in (1_000.0, 1_001.0):
+            write(connection, TellNodes("", b"x", 0.0))
+            started = time.monotonic()
+            keeper.look(now, NOW)
+            seconds.append(time.monotonic() - started)
+        reader.rollback()
+        write(connection, TellNodes("", b"x", 0.0))
+        keeper.look(1_010.0, NOW)
+        size = log.stat().st_size
+        keeper.link.close()
+
+    assert max(seconds) < LOCK_SECONDS
+    assert size < LOG_BYTES_MAX // 2
+    (line,) = [record.message for record in caplog.records]
+    assert "broker.db-wal has 3" in line
+    assert "find it (fuser, lsof) and end it" in line
 
 
 def test_a_keeper_that_fails_tells_it_once(

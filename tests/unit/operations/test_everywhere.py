@@ -6,13 +6,13 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import chain
-from typing import Any
 
 import pytest
 
 from tests.unit.clients import FakeAccess, Peer as ProtocolPeer
 from tests.unit.clocks import pass_time, turns
 from tests.unit.exchange import Exchange, Site
+from tests.unit.stations import Station
 from wirebell.access import ConnectGrant, RefreshGrant, ShownToken
 from wirebell.errors import (
     BadRequest,
@@ -21,69 +21,23 @@ from wirebell.errors import (
     NodesSilent,
     ProtocolError,
 )
-from wirebell.model import ChannelOptions, ServerSubscribe
-from wirebell.namespaces import Namespaces
-from wirebell.node import Node
-from wirebell.operations import Operations
-from wirebell.orders import answer_for, end_predecessors
+from wirebell.model import ServerSubscribe
+from wirebell.operations.orders import end_predecessors
+from wirebell.operations.users import ConnectionDetails
 from wirebell.settings import Settings
-from wirebell.users import ConnectionDetails
 
 pytestmark = pytest.mark.anyio
 
 REVOKED = (3500, "invalid token")
 
 
-class Policy:
-    """Says that all channels are there but one."""
-
-    def __init__(self) -> None:
-        self.namespaces = Namespaces(ChannelOptions(), {})
-
-    def options_for(self, channel: str) -> ChannelOptions:
-        """Return the options of a channel."""
-        options = self.namespaces.options_for(channel)
-        assert options is not None or channel.startswith("nope:")
-        if options is None:
-            raise ProtocolError(102)  # type: ignore[arg-type]
-        return options
-
-
-class Station(Operations):
-    """A node of an exchange, and whoever gives it orders."""
-
-    def __init__(self, exchange: Exchange, settings: Settings, name: str) -> None:
-        self.site = Site(exchange, settings, name)
-        self.policy = Policy()
-        answer_for(self, self.site.node)
-
-    @property
-    def authority(self) -> Policy:
-        """Say what channels there are."""
-        return self.policy
-
-    def node(self) -> Node:
-        """Return the node."""
-        return self.site.node
-
-    async def connect(
-        self, user_id: str = "", *channels: str, token: ShownToken | None = None, **how: Any
-    ) -> ProtocolPeer:
-        """Connect a client of the protocol."""
-        access = FakeAccess()
-        access.connect_grant = ConnectGrant(user_id, token=token)
-        peer = ProtocolPeer(self.site, access=access, **how)
-        await peer.connect()
-        for number, channel in enumerate(channels, 2):
-            await peer.ask({"id": number, "subscribe": {"channel": channel}})
-        return peer
-
-
 @asynccontextmanager
-async def stations(*names: str, settings: Settings | None = None) -> AsyncIterator[list[Station]]:
+async def stations(
+    *names: str, settings: Settings | None = None
+) -> AsyncIterator[list[Station[Site]]]:
     """Run nodes."""
     exchange = Exchange()
-    found = [Station(exchange, settings or Settings(), name) for name in names]
+    found = [Station(Site(exchange, settings or Settings(), name)) for name in names]
     for station in found:
         await station.node().start()
     try:
@@ -411,6 +365,22 @@ async def test_a_refreshed_token() -> None:
         assert 0 == await a.revoke("ann")
         assert 1 == await a.revoke(token_id="t2")
         assert [REVOKED] == ann.closed
+
+
+async def test_revoked_while_refreshing() -> None:
+    """A token that is revoked while the application is asked about it does not go on."""
+    async with stations("a") as (a,):
+        ann = await a.connect("ann", token=shown("t1"))
+        ann.access.refresh_grant = RefreshGrant(token=shown("t2"))
+        gate = ann.access.hold("refresh")
+        task = await ann.begin({"id": 9, "refresh": {"token": "x"}})
+        await a.revoke(token_id="t2")
+        before = list(ann.closed)
+        gate.set()
+        await task
+        await turns()
+
+        assert ([], [REVOKED]) == (before, ann.closed)
 
 
 async def test_revoked_before_this_node_heard() -> None:

@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from tests.unit.clocks import pass_time, turns
-from wirebell.chores import FAILURE_LOG_SECONDS, Chores
+from wirebell.background import FAILURE_LOG_SECONDS, Background
 from wirebell.errors import BrokerUnavailable, NotRunning
 from wirebell.statistics import NodeStatistics
 
@@ -22,22 +22,22 @@ async def fail(error: Exception) -> None:
 
 async def test_failures(caplog: pytest.LogCaptureFixture) -> None:
     """Every failure is counted; of a broker that is away one is told in a while."""
-    chores = Chores(asyncio.get_running_loop, NodeStatistics())
+    background = Background(asyncio.get_running_loop, NodeStatistics())
     for _ in range(3):
-        chores.spawn(fail(BrokerUnavailable("away")))
+        background.spawn(fail(BrokerUnavailable("away")))
     await turns()
-    chores.spawn(fail(ZeroDivisionError("a bug")))
+    background.spawn(fail(ZeroDivisionError("a bug")))
     await pass_time(FAILURE_LOG_SECONDS)
-    chores.spawn(fail(BrokerUnavailable("still away")))
+    background.spawn(fail(BrokerUnavailable("still away")))
     await turns()
 
-    assert 5 == chores.statistics.broker_error_count
+    assert 5 == background.statistics.broker_error_count
     assert [
         "the broker failed, 1 times since the start: away",
         "work that nobody waits for failed",
         "the broker failed, 5 times since the start: still away",
     ] == [record.message for record in caplog.records if record.levelno == logging.ERROR]
-    assert set() == chores.tasks
+    assert set() == background.tasks
 
 
 async def test_not_running() -> None:
@@ -46,14 +46,14 @@ async def test_not_running() -> None:
     def no_loop() -> asyncio.AbstractEventLoop:
         raise NotRunning
 
-    chores = Chores(no_loop, NodeStatistics())
+    background = Background(no_loop, NodeStatistics())
     with pytest.raises(NotRunning):
-        chores.spawn(fail(ZeroDivisionError()))
+        background.spawn(fail(ZeroDivisionError()))
 
 
 async def test_the_end() -> None:
     """What runs has its time, and then is cancelled; what was cancelled is no failure."""
-    chores = Chores(asyncio.get_running_loop, NodeStatistics())
+    background = Background(asyncio.get_running_loop, NodeStatistics())
     done: list[str] = []
 
     async def work(seconds: float) -> None:
@@ -61,8 +61,8 @@ async def test_the_end() -> None:
         done.append(f"{seconds:g}")
 
     for seconds in (1, 3):
-        chores.spawn(work(seconds))
+        background.spawn(work(seconds))
     other = asyncio.create_task(asyncio.sleep(100))
-    await chores.aclose([other], timeout_seconds=2)
+    await background.aclose([other], timeout_seconds=2)
 
-    assert (["1"], True, 0) == (done, other.cancelled(), chores.statistics.broker_error_count)
+    assert (["1"], True, 0) == (done, other.cancelled(), background.statistics.broker_error_count)

@@ -8,8 +8,8 @@ import pytest
 
 from tests.unit.clocks import pass_time, turns
 from tests.unit.exchange import Exchange, Site, joined
-from wirebell import resuming
 from wirebell.model import ChannelOptions, History
+from wirebell.receiving import resuming
 from wirebell.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -68,7 +68,7 @@ async def test_live_items_wait() -> None:
         assert ["1"] == before
         assert ["1", "2", "3", "4"] == ann.heard
         assert [] == ann.gaps
-        assert {} == here.node.resuming.held
+        assert {} == here.node.receiving.resuming.held
 
 
 async def test_arrives_before_the_broker_says_that_it_is_back() -> None:
@@ -206,25 +206,6 @@ async def test_trimmed() -> None:
         assert (["1"], ["h"]) == (ann.heard, ann.gaps)
 
 
-async def test_a_stream_that_lost_its_end() -> None:
-    """A broker that came back with older data is found: its next offsets were seen before."""
-    exchange = Exchange()
-    async with joined("a", "b", settings=SETTINGS, exchange=exchange) as (here, there):
-        ann = here.listener()
-        await ann.subscribe("h")
-        await there.publish("h", "1", "2", "3")
-        await turns()
-        here.link.cut()
-        exchange.log.streams["h"].offset = 1
-        here.link.heal()
-        await turns()
-        await there.publish("h", "new 2")
-        await turns()
-
-        assert ["h"] == ann.gaps
-        assert ["1", "2", "3", "new 2"] == ann.heard
-
-
 async def test_history_fails_for_a_while() -> None:
     """A question that fails is asked again, and nobody is told."""
     async with joined("a", "b", settings=SETTINGS) as (here, there):
@@ -274,19 +255,19 @@ async def test_history_fails_for_many() -> None:
             await there.publish(channel, "1")
         await turns()
         here.link.failures.add("history")
-        here.node.resuming.look("h0")
+        here.node.receiving.resuming.look("h0")
         await pass_time(20)
         asked = here.link.calls.count("history")
         for channel in channels[1:]:
-            here.node.resuming.look(channel)
+            here.node.receiving.resuming.look(channel)
         await pass_time(20)
         once = here.link.calls.count("history") - asked
         here.link.failures.clear()
-        here.node.resuming.look("h0")
+        here.node.receiving.resuming.look("h0")
         await turns()
 
         assert (2, channels) == (once, ann.gaps)
-        assert not here.node.resuming.is_failing
+        assert not here.node.receiving.resuming.is_failing
 
 
 async def test_something_breaks(caplog: pytest.LogCaptureFixture) -> None:
@@ -306,12 +287,12 @@ async def test_something_breaks(caplog: pytest.LogCaptureFixture) -> None:
                 raise ZeroDivisionError
             return ChannelOptions(history=History())
 
-        here.node.resuming.options_for = options_of
+        here.node.receiving.resuming.options_for = options_of
         here.link.heal()
         await turns()
 
         assert (["1", "1", "h2"], ["h1"]) == (ann.heard, ann.gaps)
-        assert ({}, {}) == (here.node.resuming.running, here.node.resuming.held)
+        assert ({}, {}) == (here.node.receiving.resuming.running, here.node.receiving.resuming.held)
     assert "work that nobody waits for failed" in caplog.text
 
 
@@ -427,7 +408,11 @@ async def test_who_left_meanwhile() -> None:
         gate.set()
         await turns(20)
 
-        assert (["1"], {}, 0) == (ann.heard, here.node.resuming.held, here.node.resuming.held_bytes)
+        assert (["1"], {}, 0) == (
+            ann.heard,
+            here.node.receiving.resuming.held,
+            here.node.receiving.resuming.held_bytes,
+        )
 
 
 async def test_who_comes_while_filling() -> None:
@@ -499,14 +484,14 @@ async def test_a_channel_that_keeps_nothing_any_more() -> None:
         await ann.subscribe("h")
         await there.publish("h", "1")
         await turns()
-        here.node.resuming.options_for = lambda _: ChannelOptions()
+        here.node.receiving.resuming.options_for = lambda _: ChannelOptions()
         here.link.lost.add("h")
         await there.publish("h", "2")
         here.link.lost.clear()
         await there.publish("h", "3")
         await turns()
 
-        assert (["1", "3"], {}) == (ann.heard, here.node.resuming.held)
+        assert (["1", "3"], {}) == (ann.heard, here.node.receiving.resuming.held)
 
 
 async def test_positions_are_compared() -> None:

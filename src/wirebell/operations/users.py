@@ -1,6 +1,6 @@
 """What may be done to users of this node: who is connected, what the server does to their clients.
 
-`wirebell.everywhere` does the same on all nodes. A *user* is found among the connections of this
+`everywhere` does the same on all nodes. A *user* is found among the connections of this
 process; what is done to a client is done by its `wirebell.client.Client`. Plain sockets of
 `wirebell.Realtime.attach` belong to users too, but all that can be done to them is to end them.
 
@@ -44,7 +44,6 @@ __all__ = (
     "UnknownClient",
     "UserOperations",
     "create_close",
-    "end_connection",
     "session_of",
     "token_of",
 )
@@ -270,7 +269,7 @@ class UserOperations:
             if connection.client_id not in kept
         ]
         for connection in found:
-            end_connection(node, connection, disconnect)
+            node.end(connection, disconnect)
         return len(found)
 
     async def refresh(
@@ -409,15 +408,6 @@ def create_close(code: int, reason: str | None) -> Disconnect:
         reason = DISCONNECT_REASONS.get(code, "")
     short = reason.encode("utf-8", "replace")[:REASON_BYTES_MAX].decode(errors="ignore")
     return Disconnect(code, short)
-
-
-def end_connection(node: Node, connection: Connection, disconnect: Disconnect) -> None:
-    """End a connection of either kind by order."""
-    if connection.control is not None:
-        connection.control.close(disconnect)
-    else:
-        error = {"error": {"code": disconnect.code, "message": disconnect.reason}}
-        node.close(connection, disconnect, notice=msgspec.json.encode(error).decode())
 
 
 def token_of(connection: Connection) -> ShownToken | None:

@@ -14,7 +14,7 @@ from tests.unit.test_realtime import socket_of
 from wirebell import BadRequest, LimitExceeded, Settings, __version__
 from wirebell.errors import ErrorCode, ProtocolError
 from wirebell.model import ServerSubscribe
-from wirebell.users import create_close
+from wirebell.operations.users import create_close
 
 pytestmark = pytest.mark.anyio
 

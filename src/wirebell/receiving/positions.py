@@ -1,7 +1,7 @@
 """Gaps: who is told of them, and those that no publication shows.
 
 A broker may lose a publication on its way here, and then nothing follows that would show the gap.
-`wirebell.resuming` fills what is found. Source: protocol document, section 1.8.
+`wirebell.receiving.resuming` fills what is found. Source: protocol document, section 1.8.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from wirebell.connection import Connection
 from wirebell.errors import BrokerError
 from wirebell.hub import Hub
-from wirebell.interfaces import Broker, ClientControl
+from wirebell.interfaces import Broker
 from wirebell.model import ChannelOptions, StreamPosition
 
 __all__ = ("Positions",)
@@ -26,8 +26,8 @@ FAILURES_MAX = 3
 class Positions:
     """Tells clients of gaps that cannot be filled, and finds those that no publication shows.
 
-    What is on its way is no loss, so a difference counts when two checks in a row see it and
-    nothing came in between.
+    What is on its way is no loss, so being behind counts when two checks in a row see it and
+    nothing came in between. A stream that has less than was seen lost its end, and counts at once.
 
     Mutable state: channel → the node's position, of those that were behind at the last check.
 
@@ -37,6 +37,7 @@ class Positions:
         options_for: Gives a channel's options by its name.
         note_failure: Is called when the broker did not answer.
         resume: Has a channel that is behind filled, or its gap told.
+        tell: Tells one connection of a gap.
     """
 
     def __init__(
@@ -46,19 +47,26 @@ class Positions:
         options_for: Callable[[str], ChannelOptions],
         note_failure: Callable[[BaseException], None],
         resume: Callable[[str], None],
+        tell: Callable[[Connection, str], None],
     ) -> None:
         self.hub = hub
         self.broker = broker
         self.options_for = options_for
         self.note_failure = note_failure
         self.resume = resume
+        self.tell = tell
         self.suspects: dict[str, StreamPosition] = {}
         self.is_checking = False
 
     def tell_gap(self, channel: str) -> None:
-        """Tell those who count on every publication that some never came."""
-        for control in self._find_positioned(channel):
-            control.handle_gap(channel)
+        """Tell those who count on every publication that some never came.
+
+        Those who read history at this moment are told when they have: it may end before the gap.
+        """
+        for entry in self.hub.catching_up.get(channel, {}).values():
+            entry.is_torn = True
+        for connection in self._find_positioned(channel):
+            self.tell(connection, channel)
 
     async def check(self) -> None:
         """Check one channel after the other, with one question at a time."""
@@ -87,25 +95,25 @@ class Positions:
         before = self.hub.tops.get(channel)
         part = await self.broker.history(channel, options, since=None, limit=0)
         seen = self.hub.tops.get(channel)
-        if seen is None or not (_is_behind(seen, part.top) or _went_back(before, part.top)):
+        if seen is None:
             return
-        if seen != suspected:
-            self.suspects[channel] = seen
-            return
-        self.resume(channel)
+        if before is not None and part.top.precedes(before):
+            # It has less than was seen before it was asked: it lost its end.
+            self.resume(channel)
+        elif _is_behind(seen, part.top):
+            if seen == suspected:
+                self.resume(channel)
+            else:
+                self.suspects[channel] = seen
 
-    def _find_positioned(self, channel: str) -> Iterator[ClientControl]:
+    def _find_positioned(self, channel: str) -> Iterator[Connection]:
         """Find those who count on every publication of a channel."""
         for subscriber in self.hub.subscribers(channel):
             assert isinstance(subscriber, Connection)
             # Telling one may end others: who is over its limit.
             subscription = subscriber.channels.get(channel)
-            if (
-                subscriber.control is not None
-                and subscription is not None
-                and subscription.is_positioned
-            ):
-                yield subscriber.control
+            if subscription is not None and subscription.is_positioned:
+                yield subscriber
 
 
 def _is_behind(seen: StreamPosition, top: StreamPosition) -> bool:
@@ -114,11 +122,3 @@ def _is_behind(seen: StreamPosition, top: StreamPosition) -> bool:
         # Of a stream that never had a publication nothing was lost.
         return seen.offset > 0 or top.offset > 0
     return top.offset > seen.offset
-
-
-def _went_back(before: StreamPosition | None, top: StreamPosition) -> bool:
-    """Tell whether a stream has less than was seen before it was asked: it lost its end.
-
-    What it gets next would have offsets that were seen already.
-    """
-    return before is not None and before.epoch == top.epoch and top.offset < before.offset

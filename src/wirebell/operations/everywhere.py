@@ -27,7 +27,7 @@ from wirebell.errors import (
     UnsubscribeCode,
 )
 from wirebell.model import ServerSubscribe
-from wirebell.orders import (
+from wirebell.operations.orders import (
     CHANNELS,
     CONNECTIONS,
     DISCONNECT,
@@ -46,8 +46,8 @@ from wirebell.orders import (
     Subscribe,
     Unsubscribe,
 )
+from wirebell.operations.users import CONNECTIONS_MAX, ConnectionDetails, UserOperations
 from wirebell.revocations import Revocation
-from wirebell.users import CONNECTIONS_MAX, ConnectionDetails, UserOperations
 
 __all__ = ("ClusterOperations",)
 

@@ -15,7 +15,7 @@ class Following:
     """Makes the broker's subscriptions equal the hub's.
 
     Mutable state: the channels subscribed at the broker, the changes that run, one at a time for
-    each channel, and channels that the broker was not able to let go.
+    each channel, and channels of which the broker may not know that nobody wants them.
 
     Args:
         hub: Knows who is subscribed here.
@@ -57,15 +57,15 @@ class Following:
     async def _change(self, channel: str) -> None:
         """Subscribe or unsubscribe at the broker. Nobody counts on a channel being let go."""
         try:
+            # Where it fails, whether it was done is not known.
+            self.unwanted.add(channel)
             if self.hub.has_subscribers(channel):
                 await self.broker.subscribe(channel)
                 self.channels.add(channel)
-                self.unwanted.discard(channel)
             else:
                 self.channels.discard(channel)
-                self.unwanted.add(channel)
                 await self.broker.unsubscribe(channel)
-                self.unwanted.discard(channel)
+            self.unwanted.discard(channel)
         finally:
             del self.changes[channel]
 

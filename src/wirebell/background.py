@@ -10,7 +10,7 @@ from typing import Any
 from wirebell.errors import BrokerError
 from wirebell.statistics import NodeStatistics
 
-__all__ = ("Chores",)
+__all__ = ("Background",)
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 FAILURE_LOG_SECONDS = 10.0
 
 
-class Chores:
+class Background:
     """Tasks of a node. Used on its event loop.
 
     Mutable state: the tasks that run, and when a failure of the broker was logged last.

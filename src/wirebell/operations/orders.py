@@ -1,7 +1,7 @@
 """What nodes do for each other: orders and questions about users, channels, nodes and revocations.
 
 Each is a `Method`: what it takes, what it gives, and what does it on this node.
-`wirebell.everywhere` gives them to all nodes.
+`wirebell.operations.everywhere` gives them to all nodes.
 """
 
 from __future__ import annotations
@@ -28,15 +28,14 @@ from wirebell.errors import (
 from wirebell.globs import Glob
 from wirebell.model import ServerSubscribe
 from wirebell.node import Node
-from wirebell.revocations import Revocation
-from wirebell.users import (
+from wirebell.operations.users import (
     ConnectionDetails,
     UnknownClient,
     UserOperations,
-    end_connection,
     session_of,
     token_of,
 )
+from wirebell.revocations import Revocation
 
 __all__ = (
     "CHANNELS",
@@ -72,7 +71,7 @@ ResultT = TypeVar("ResultT")
 
 
 class Who(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose clients are meant; see `wirebell.users.UserOperations.subscribe`."""
+    """Whose clients are meant; see `wirebell.operations.users.UserOperations.subscribe`."""
 
     user_id: str = ""
     client_id: str = ""
@@ -298,7 +297,7 @@ async def _end_session(operations: UserOperations, session_id: str) -> Ended:
         if (token := token_of(connection)) is not None and token.token_id
     )
     for connection in found:
-        end_connection(node, connection, create_disconnect(DisconnectCode.INVALID_TOKEN))
+        node.end(connection, create_disconnect(DisconnectCode.INVALID_TOKEN))
     return Ended(len(found), token_ids)
 
 
@@ -395,7 +394,7 @@ def _end_revoked(node: Node, revocations: Sequence[Revocation], *, is_order: boo
     count = 0
     for connection in found:
         if not connection.is_closing:
-            end_connection(node, connection, create_disconnect(DisconnectCode.INVALID_TOKEN))
+            node.end(connection, create_disconnect(DisconnectCode.INVALID_TOKEN))
             count += 1
     return count
 

@@ -6,9 +6,9 @@ import pytest
 
 from tests.unit.clocks import turns
 from tests.unit.exchange import joined
-from tests.unit.test_resuming import SETTINGS, lose
-from wirebell import resuming
+from tests.unit.receiving.test_resuming import SETTINGS, lose
 from wirebell.model import Membership, Publication
+from wirebell.receiving import resuming
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +40,7 @@ async def test_more_is_held_than_fits() -> None:
 
         assert ["1", "unkept", "unkept too"] == before
         assert ["2", "3", "4", "5", "6", "7", "8"] == ann.heard[3:]
-        assert ([], 0) == (ann.gaps, here.node.resuming.held_bytes)
+        assert ([], 0) == (ann.gaps, here.node.receiving.resuming.held_bytes)
 
 
 async def test_bytes_of_what_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,11 +57,11 @@ async def test_bytes_of_what_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
         gate = here.link.hold("history")
         await there.publish("h", "x" * 8, "y" * 8)
         await turns()
-        held = here.node.resuming.held_bytes
+        held = here.node.receiving.resuming.held_bytes
         gate.set()
         await turns(30)
 
-        assert (0, 0) == (held, here.node.resuming.held_bytes)
+        assert (0, 0) == (held, here.node.receiving.resuming.held_bytes)
         assert (["1", "2", "x" * 8, "y" * 8], []) == (ann.heard, ann.gaps)
 
 
@@ -107,7 +107,10 @@ async def test_many_channels() -> None:
 
         assert resuming.READERS_MAX == at_once
         assert sorted(channels) == sorted(ann.heard)
-        assert (set(), {}) == (here.node.resuming.readers, here.node.resuming.running)
+        assert (set(), {}) == (
+            here.node.receiving.resuming.readers,
+            here.node.receiving.resuming.running,
+        )
 
 
 async def test_a_gap_goes_first() -> None:
@@ -121,13 +124,13 @@ async def test_a_gap_goes_first() -> None:
         await turns()
         node = here.node
         for channel in channels:
-            node.resuming._queue(channel)
+            node.receiving.resuming._queue(channel)
         here.link.lost.add("h4")
         await there.publish("h4", "1")
         here.link.lost.clear()
         await there.publish("h4", "2")
         await turns(1)
 
-        assert "h4" == next(iter(node.resuming.urgent or ["h4"]))
+        assert "h4" == next(iter(node.receiving.resuming.urgent or ["h4"]))
         await turns(20)
         assert ["1", "2"] == ann.heard[5:]
