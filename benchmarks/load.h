@@ -96,6 +96,57 @@ static inline double process_cpu_seconds(int pid)
     return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
 }
 
+/* Whose CPU time a round tells, each 0 for none. */
+struct processes {
+    int server, reader, broker; /* with --reader-port: where is published, and where is read */
+};
+
+struct cpu_times {
+    double load, server, reader, broker;
+};
+
+/* The broker may be several processes; those that it has lost meanwhile are forgotten. */
+static inline double family_cpu_seconds(int pid)
+{
+    char path[64];
+    int child;
+    double seconds = process_cpu_seconds(pid);
+
+    snprintf(path, sizeof path, "/proc/%d/task/%d/children", pid, pid);
+    FILE *file = pid ? fopen(path, "r") : NULL;
+    while (file && fscanf(file, "%d", &child) == 1)
+        seconds += process_cpu_seconds(child);
+    if (file)
+        fclose(file);
+    return seconds;
+}
+
+static inline struct cpu_times read_cpu_times(const struct processes *processes)
+{
+    return (struct cpu_times){.load = cpu_seconds(),
+                              .server = process_cpu_seconds(processes->server),
+                              .reader = process_cpu_seconds(processes->reader),
+                              .broker = family_cpu_seconds(processes->broker)};
+}
+
+/* Shares of a core in the `seconds` since `before`. */
+static inline struct cpu_times cpu_shares(const struct processes *processes, struct cpu_times before, double seconds)
+{
+    struct cpu_times now = read_cpu_times(processes);
+    return (struct cpu_times){.load = (now.load - before.load) / seconds,
+                              .server = (now.server - before.server) / seconds,
+                              .reader = (now.reader - before.reader) / seconds,
+                              .broker = (now.broker - before.broker) / seconds};
+}
+
+/* The last members of a line of JSON. */
+static inline void print_cpu_shares(struct cpu_times shares)
+{
+    printf("\"load_cpu\":%.3f,\"server_cpu\":%.3f,\"reader_cpu\":%.3f,\"broker_cpu\":%.3f}\n", shares.load,
+           shares.server, shares.reader, shares.broker);
+    fflush(stdout);
+}
+
 /* End with the parent, and after `seconds` in any case. */
 static inline void limit_lifetime(int seconds)
 {

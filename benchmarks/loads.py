@@ -165,7 +165,13 @@ def write_lines(lines: Sequence[str]) -> Iterator[str]:
 
 
 def talk(
-    server: Server, question: str, clients: int, options: Mapping[str, object]
+    server: Server,
+    question: str,
+    clients: int,
+    options: Mapping[str, object],
+    *,
+    path: str = "protocol",
+    seconds_max: float = LIFETIME_SECONDS_MAX,
 ) -> list[dict[str, float]]:
     """Run `talkers.c` to its end, each of its clients with a token of its own.
 
@@ -174,6 +180,8 @@ def talk(
         question: `publish`, `open` or `recover`.
         clients: How many tokens are needed.
         options: The program's others.
+        path: What path of the peer is asked for.
+        seconds_max: For everything; then it has failed.
 
     Returns:
         One dictionary for each round, with the keys that it prints.
@@ -185,14 +193,17 @@ def talk(
         given = {
             "question": question,
             "port": server.port,
-            "path": server.peer.paths["protocol"],
+            "path": server.peer.paths[path],
+            "dialect": server.peer.dialect,
             "tokens": tokens,
             "server-pid": server.pid,
             **options,
         }
         process = start("talkers", given, HEADERS)
         try:
-            output, errors = process.communicate()
+            output, errors = process.communicate(timeout=seconds_max)
+        except subprocess.TimeoutExpired:
+            raise LoadFailed(f"not done in {seconds_max:.0f} s") from None
         finally:
             process.kill()
     if process.returncode:
@@ -216,6 +227,8 @@ class Swarm:
         payload_bytes: Length of a publication.
         has_rows: Whether a publication is rows of JSON instead of a filler.
         compresses: Whether to offer permessage-deflate.
+        reader: Another node of the same peer, to which all connect but the publisher.
+        broker_pid: What joins the two; 0 for nothing.
         seconds_max: For everything; then it has failed.
 
     Raises:
@@ -234,6 +247,8 @@ class Swarm:
         payload_bytes: int = 116,
         has_rows: bool = False,
         compresses: bool = False,
+        reader: Server | None = None,
+        broker_pid: int = 0,
         seconds_max: float = LIFETIME_SECONDS_MAX,
     ) -> None:
         options: dict[str, object] = {
@@ -248,7 +263,10 @@ class Swarm:
             "payload": "rows" if has_rows else "filler",
             "deflate": int(compresses),
             "server-pid": server.pid,
+            "broker-pid": broker_pid,
         }
+        if reader is not None:
+            options |= {"reader-port": reader.port, "reader-pid": reader.pid}
         if windows:
             options["windows"] = ",".join(map(str, windows))
         is_protocol = server.peer.dialect == "protocol"
@@ -330,12 +348,17 @@ class Swarm:
         self._process.communicate()
 
 
-def measure_send_limit() -> float:
+def measure_send_limit(
+    *, subscribers: int = 1000, rounds: int = 3, measure_ms: int = 1000
+) -> float:
     """Measure what the kernel allows at this hour: deliveries/s of the C `send()` loop.
 
-    To 1,000 subscribers, one publication in flight; the median of three rounds. What other
-    questions find is quoted as a share of it.
+    One publication in flight; the median of the rounds. What other questions find is quoted as a
+    share of it.
     """
-    with run_server(LIMIT) as server, Swarm(server, 1000, windows=(1, 1, 1)) as swarm:
+    with (
+        run_server(LIMIT) as server,
+        Swarm(server, subscribers, windows=(1,) * rounds, measure_ms=measure_ms) as swarm,
+    ):
         rates = [each["deliveries_per_second"] for each in swarm.rounds()]
     return statistics.median(rates)

@@ -1,8 +1,9 @@
-"""Write the measured tables into a Markdown file, between two markers.
+"""Write the measured tables into Markdown files, between two markers.
 
-Usage: `scripts/bench report [FILE]` (default: the project's README); with `--check` it changes
-nothing and exits with 1 when the file and the JSON differ. The tables hold what `results/*.json`
-holds, and nothing else; of fan-out, the cells that `FANOUT_CELLS` names.
+Usage: `scripts/bench report [FILE]` (default: `SIZING` and all of `PAGES`); with `--check` it
+changes nothing and exits with 1 when a file and the JSON differ. The tables hold what
+`results/*.json` holds, and nothing else; of fan-out, the cells that `FANOUT_CELLS` names. It also
+exits with 1 when the sizing page promises more than was measured.
 """
 
 import argparse
@@ -13,10 +14,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import sizing
+
 __all__ = (
     "insert",
     "main",
     "render_all",
+    "render_broker_faults",
+    "render_brokers",
     "render_commands",
     "render_connect",
     "render_connect_steps",
@@ -28,12 +33,13 @@ __all__ = (
     "render_idle_protocol",
     "render_latency",
     "render_recovery_storm",
+    "render_redis_reader",
+    "render_rolling_restart",
 )
 
 RESULTS = Path(__file__).resolve().parent / "results"
-README = RESULTS.parent.parent / "README.md"
-BEGIN = "<!-- benchmarks:begin -->"
-END = "<!-- benchmarks:end -->"
+ROOT = RESULTS.parent.parent
+README = ROOT / "README.md"
 # Room and publications in flight, in the order of the columns; the JSON has all.
 FANOUT_CELLS = ((100, 1), (1000, 1), (1000, 8), (1000, 64), (10_000, 1), (10_000, 64))
 NOTHING = "–"
@@ -57,9 +63,10 @@ def render_origins(found: Mapping[str, Mapping[str, Any]]) -> str:
     versions: dict[str, str] = {}
     for name, each in found.items():
         machine = each["machine"]
+        pinned = each.get("pinned", "server on one, load on the other")
         origin = (
-            f"on {each['date'][:10]} on {machine['cpu']}, {machine['cores']} cores (server on one, "
-            f"load on the other), Linux {machine['kernel']}, Python {machine['python']}"
+            f"on {each['date'][:10]} on {machine['cpu']}, {machine['cores']} cores ({pinned}), "
+            f"Linux {machine['kernel']}, Python {machine['python']}"
         )
         origins.setdefault(origin, []).append(name.replace("_", " "))
         versions |= each["versions"]
@@ -247,6 +254,88 @@ def render_recovery_storm(found: Mapping[str, Any]) -> str:
     )
 
 
+def describe_rate(cell: Mapping[str, Any] | None, digits: int = 1) -> str:
+    """Write a cell of brokers: p99, thousands a second, and the ratio; or why there is none."""
+    if cell is None:
+        return NOTHING
+    if "failure" in cell:
+        return str(cell["failure"])
+    p99 = f"{cell['p99_ms']:,.{digits}f} ms · " if cell["p99_ms"] else ""
+    return f"{p99}{cell['per_second'] / 1000:,.1f} k/s · {cell['ratio_to_c']:.3f}"
+
+
+def describe_latency(cell: Mapping[str, Any] | None, least_ms: float | None) -> str:
+    """Write p50 and p99, and what a broker adds to the former."""
+    if cell is None or "failure" in cell:
+        return describe_rate(cell)
+    added = "" if least_ms is None else f" · +{max(0.0, cell['p50_ms'] - least_ms):.2f} ms"
+    return f"{cell['p50_ms']:.2f} · {cell['p99_ms']:.2f} ms{added}"
+
+
+def describe_cpu(cell: Mapping[str, Any] | None) -> str:
+    """Write the CPU time of nodes and broker."""
+    if cell is None or "failure" in cell:
+        return NOTHING
+    return f"{cell['nodes_ms_per_1000']:,.0f} + {cell['broker_ms_per_1000']:,.0f} ms"
+
+
+def render_brokers(found: Mapping[str, Any]) -> str:
+    """Render brokers: one table for a node alone, one for two; a row for each subject."""
+    window = found["method"]["windows"][-1]
+    # A cell that failed before it began counts for any number in flight.
+    cells = {(c["peer"], c["question"], c.get("in_flight", window)): c for c in found["cells"]}
+    alone = cells.get(("memory", "own_history", 1))
+    least_ms = alone["p50_ms"] if alone and "failure" not in alone else None
+    one, two = [], []
+    for peer, title in titles(found["cells"]).items():
+        kept, own = cells.get((peer, "own_history", window)), cells.get((peer, "own", window))
+        across = cells.get((peer, "across", window))
+        one.append(
+            [
+                title,
+                describe_rate(kept),
+                describe_rate(own),
+                describe_cpu(kept or own),
+                describe_rate(cells.get((peer, "publish", window))),
+            ]
+        )
+        if across:
+            room = cells.get((peer, "room", found["method"]["room_window"]))
+            two.append(
+                [
+                    title,
+                    describe_latency(cells.get((peer, "across", 1)), least_ms),
+                    describe_rate(across),
+                    describe_cpu(across),
+                    describe_rate(room or cells.get((peer, "room", window))),
+                ]
+            )
+    one_head = ["", "with history", "without", "CPU for 1,000", "publish only"]
+    room_title = f"room of {found['method']['room']:,} there, W={found['method']['room_window']}"
+    two_head = ["", "one at a time: p50 · p99 · added", f"{window} at once", "CPU for 1,000"]
+    return (
+        f"Brokers: {window} clients each publish to a channel of their own, until it is back: p99 "
+        "· round trips/s · as a share of C's deliveries/s. The node on one core, broker and load "
+        "on the other; CPU of node + broker. The libraries beneath keep no history, check no token "
+        "and no permission, and send no reply.\n\n"
+        + render_table(one_head, one)
+        + "\nThe same over two nodes on one core: published on the first, heard on the second, "
+        "with history; what that adds to the median of one node with the memory broker; and "
+        "deliveries/s to a room.\n\n" + render_table([*two_head, room_title], two)
+    )
+
+
+def render_redis_reader(found: Mapping[str, Any]) -> str:
+    """Render what reading pub/sub costs: a row for each reader."""
+    names = {"bare": "Wirebell's subscriber", "pubsub": "redis-py's `PubSub`"}
+    rows = [
+        [names[c["reader"]], f"{c['cpu_us']:.1f} µs", f"{c['per_second'] / 1000:,.0f} k/s"]
+        for c in found["cells"]
+    ]
+    head = ["", "CPU for a message", "messages"]
+    return "Reading Redis' pub/sub, both with hiredis' parser.\n\n" + render_table(head, rows)
+
+
 def render_faults(found: Mapping[str, Any]) -> str:
     """Render faults: a row for each."""
     rows = [
@@ -267,64 +356,138 @@ def render_faults(found: Mapping[str, Any]) -> str:
     )
 
 
+def render_broker_faults(found: Mapping[str, Any]) -> str:
+    """Render faults of brokers: a row for each."""
+    rows = []
+    for cell in found["cells"]:
+        back = cell["recovery_seconds"]
+        rows.append(
+            [
+                f"{cell['broker']}: {cell['title']}",
+                f"{cell['acknowledged']:,}",
+                *(f"{cell[key]:,}" for key in ("lost", "doubled", "hidden", "false_recoveries")),
+                f"{cell['told']:,}",
+                "never" if back is None else f"{back:,.1f} s",
+            ]
+        )
+    plan = found["method"]
+    head = ["", "acknowledged", "lost", "doubled", "hidden", "false", "told", "back after"]
+    return (
+        f"{plan['nodes']} nodes, {plan['clients']} clients, {plan['per_second']:.0f} publications "
+        f"a second.\n\n" + render_table(head, rows)
+    )
+
+
+def render_rolling_restart(found: Mapping[str, Any]) -> str:
+    """Render rolling restarts: a row for each broker and way."""
+    plan = found["method"]
+    rows = []
+    for cell in found["cells"]:
+        harm = (cell[key] for key in ("lost", "duplicates", "hidden_gaps", "unrecovered"))
+        rows.append(
+            [
+                f"{cell['broker']}, {cell['way']}",
+                f"{cell['returns']:,}",
+                f"{cell['back_within_5_s']:.2%}",
+                f"{cell['away_p50_seconds']:.2f} · {cell['away_max_seconds']:.2f} s",
+                f"{cell['returns_per_second_peak']:,}/s",
+                " · ".join(f"{count:,}" for count in harm),
+                f"{cell['least_present']} of {cell['present']}",
+                f"{cell['seconds']:.1f} s",
+            ]
+        )
+    head = ["", "returns", "back within 5 s", "away: p50 · longest", "at the peak"]
+    head += ["lost · doubled · hidden · unrecovered", "least present", "all of it"]
+    return (
+        f"Rolling restart of {found['cells'][0]['nodes']} nodes under load: {plan['clients']:,} "
+        f"clients in {plan['channels']} channels, {plan['per_second']} publications/s, a drain of "
+        f"{plan['window_seconds']:.0f} s; clients wait 0.5 to 1 s before they come back.\n\n"
+        + render_table(head, rows)
+    )
+
+
 RENDERERS = {
     "fanout": render_fanout,
     "fanout_protocol": render_fanout_protocol,
     "fanout_compression": render_fanout_compression,
     "commands": render_commands,
     "recovery_storm": render_recovery_storm,
+    "brokers": render_brokers,
+    "redis_reader": render_redis_reader,
     "latency": render_latency,
     "connect": render_connect,
     "connect_steps": render_connect_steps,
     "idle_connections": render_idle_connections,
     "idle_protocol": render_idle_protocol,
     "faults": render_faults,
+    "broker_faults": render_broker_faults,
+    "rolling_restart": render_rolling_restart,
 }
+# What stands elsewhere than in the README.
+PAGES = {
+    README: tuple(name for name in RENDERERS if name != "broker_faults"),
+    ROOT / "docs" / "brokers.md": ("broker_faults",),
+    ROOT / "docs" / "deploy" / "README.md": ("rolling_restart",),
+}
+# Its texts follow from planning values, which are compared with the results.
+SIZING = ROOT / "docs" / "deploy" / "sizing.md"
 
 
-def render_all(results: Path) -> str:
-    """Render every result there is, in the order of `RENDERERS`.
+def read_results(results: Path, names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """Read the results that there are of some names, in their order."""
+    paths = {name: results / f"{name}.json" for name in names}
+    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
 
-    Raises:
-        SystemExit: There is none.
-    """
-    found = {}
-    for name in RENDERERS:
-        path = results / f"{name}.json"
-        if path.exists():
-            found[name] = json.loads(path.read_text())
+
+def render_all(results: Path, names: Sequence[str] = tuple(RENDERERS)) -> str:
+    """Render every result there is of some names, in their order."""
+    found = read_results(results, names)
     if not found:
-        raise SystemExit(f"{results} has no results; run the benchmarks first")
+        return f"Not measured yet: `scripts/bench {names[0]}` does it.\n"
     parts = [RENDERERS[name](each) for name, each in found.items()]
     return "\n".join([*parts, render_origins(found)])
 
 
-def insert(text: str, tables: str) -> str:
+def insert(text: str, tables: str, name: str = "benchmarks") -> str:
     """Put the tables between the markers of a text.
 
     Raises:
-        ValueError: The text has not exactly one pair of markers.
+        ValueError: The text has not exactly one pair of markers of that name.
     """
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"the text needs {BEGIN} and {END} once each, in this order")
-    before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n\n{tables}\n{END}{rest.partition(END)[2]}"
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"the text needs {begin} and {end} once each, in this order")
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n\n{tables}\n{end}{rest.partition(end)[2]}"
+
+
+def renew(file: Path, text: str) -> str:
+    """Put everything into the text of a file."""
+    if file == SIZING:
+        found = read_results(RESULTS, sizing.BENCHMARKS)
+        for name, render in sizing.RENDERERS.items():
+            text = insert(text, render(found), name)
+        return text
+    return insert(text, render_all(RESULTS, PAGES.get(file, PAGES[README])))
 
 
 def main() -> None:
-    """Rewrite the file, or compare it."""
+    """Rewrite the files, or compare them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "file", type=Path, nargs="?", default=README, help="Markdown file with the two markers"
+        "files", type=Path, nargs="*", default=[*PAGES, SIZING], help="Markdown, with markers"
     )
     parser.add_argument("--check", action="store_true", help="compare only")
     arguments = parser.parse_args()
-    text = arguments.file.read_text()
-    new = insert(text, render_all(RESULTS))
-    if not arguments.check:
-        arguments.file.write_text(new)
-    elif new != text:
-        sys.exit(f"{arguments.file} is not what {RESULTS} says; run scripts/bench report")
+    for file in arguments.files:
+        text = file.read_text()
+        new = renew(file.resolve(), text)
+        if not arguments.check:
+            file.write_text(new)
+        elif new != text:
+            sys.exit(f"{file} is not what {RESULTS} says; run scripts/bench report")
+    if optimists := sizing.find_optimists(read_results(RESULTS, sizing.BENCHMARKS)):
+        sys.exit("\n".join(optimists))
 
 
 if __name__ == "__main__":

@@ -38,14 +38,15 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 LIFETIME_SECONDS_MAX = 600
 DESCRIPTORS_SPARE = 200  # of a process, beside its connections: loop, libraries, listener
-# Server and load together: even where they only wait for each other, one of the two is running.
+# All processes together: even where they only wait for each other, one of them is running.
 BUSY_MIN = 0.9
+# Read once: a load that has pinned itself sees its own core only.
+USABLE_CORES = tuple(sorted(os.sched_getaffinity(0)))
 
 
 def cores() -> tuple[int, int]:
     """Name the core of the server and the core of the load; the same one when there is only one."""
-    usable = sorted(os.sched_getaffinity(0))
-    return usable[0], usable[-1]
+    return USABLE_CORES[0], USABLE_CORES[-1]
 
 
 def compile_program(name: str) -> Path:
@@ -87,7 +88,9 @@ def find_zlib(compiler: str) -> list[str]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what every benchmark understands."""
     parser.add_argument("--quick", action="store_true", help="a smoke run: small, short, not kept")
-    parser.add_argument("--peers", default="", help="names separated by commas (default: all)")
+    parser.add_argument(
+        "--peers", "--only", default="", help="names separated by commas (default: all)"
+    )
     parser.add_argument("--rounds", type=int, default=0, help="rounds per cell; the median counts")
     parser.add_argument("--out", type=Path, help="JSON file (default: results/<name>.json)")
 
@@ -110,7 +113,7 @@ def machine() -> dict[str, object]:
     congestion = Path("/proc/sys/net/ipv4/tcp_congestion_control")
     return {
         "cpu": model[1] if model else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(USABLE_CORES),
         "cores_shared": len(set(cores())) == 1,
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "kernel": platform.release(),
@@ -121,13 +124,18 @@ def machine() -> dict[str, object]:
 
 def fed(rounds: Sequence[dict[str, float]]) -> list[dict[str, float]]:
     """Leave out rounds in which something else had the CPU, unless that is all of them."""
-    whole = [each for each in rounds if each["server_cpu"] + each["load_cpu"] >= BUSY_MIN]
+    whole = [each for each in rounds if busy_share(each) >= BUSY_MIN]
     return whole or list(rounds)
+
+
+def busy_share(found: Mapping[str, float]) -> float:
+    """Add up how busy the processes of a round or a cell were, each 1 for a whole core."""
+    return sum(value for key, value in found.items() if key.endswith("_cpu"))
 
 
 def warn_starved(cells: Sequence[Mapping[str, float]]) -> None:
     """Say aloud when server and load together had too little CPU for numbers worth keeping."""
-    shares = [cell["server_cpu"] + cell["load_cpu"] for cell in cells if "failure" not in cell]
+    shares = [busy_share(cell) for cell in cells if "failure" not in cell]
     starved = sum(share < BUSY_MIN for share in shares)
     if starved:
         print(

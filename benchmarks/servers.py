@@ -24,6 +24,7 @@ from pathlib import Path
 from rig import HERE, LIFETIME_SECONDS_MAX, compile_program, cores
 
 __all__ = (
+    "ASGI",
     "LIMIT",
     "PEERS",
     "PROTOCOL",
@@ -32,6 +33,8 @@ __all__ = (
     "Peer",
     "Server",
     "chosen_peers",
+    "end_with_parent",
+    "process_cpu_seconds",
     "run_server",
     "versions",
 )
@@ -206,9 +209,7 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """Read the CPU time used so far, in user and in kernel mode."""
-        # The name in parentheses may hold spaces; utime and stime are fields 14 and 15.
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return process_cpu_seconds(self.pid)
 
 
 def list_command(peer: Peer, port: int, *, compresses: bool) -> list[str]:
@@ -228,12 +229,15 @@ def list_command(peer: Peer, port: int, *, compresses: bool) -> list[str]:
 
 
 @contextlib.contextmanager
-def run_server(peer: Peer, *, compresses: bool = False) -> Iterator[Server]:
+def run_server(
+    peer: Peer, *, compresses: bool = False, variables: Mapping[str, str] | None = None
+) -> Iterator[Server]:
     """Run a peer on the server's core until the block ends.
 
     Args:
         peer: What to run.
         compresses: Whether it is to agree on permessage-deflate.
+        variables: Added to its environment.
 
     Raises:
         RuntimeError: It does not answer within `START_SECONDS_MAX`.
@@ -242,7 +246,7 @@ def run_server(peer: Peer, *, compresses: bool = False) -> Iterator[Server]:
     environment = {"PYTHONPATH": str(HERE), "WIREBELL_COMPRESSION": str(compresses).lower()}
     process = subprocess.Popen(
         list_command(peer, port, compresses=compresses),
-        env=os.environ | environment,
+        env={**os.environ, **environment, **(variables or {})},
         preexec_fn=end_with_parent,
         # `wirebell serve` says there where it answers.
         stdout=subprocess.DEVNULL,
@@ -260,6 +264,13 @@ def run_server(peer: Peer, *, compresses: bool = False) -> Iterator[Server]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def process_cpu_seconds(pid: int) -> float:
+    """Read the CPU time that a process used so far, in user and in kernel mode."""
+    # The name in parentheses may hold spaces; utime and stime are fields 14 and 15.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def free_port() -> int:

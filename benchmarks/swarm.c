@@ -23,6 +23,8 @@
  *                 [--measure-ms 1000] [--payload-bytes 116] [--payload filler|rows]
  *                 [--dialect text|socketio|protocol] [--deflate 1] [--header 'Name: value']...
  *                 [--channel NAME --tokens FILE] [--hold SECONDS] [--server-pid PID]
+ *                 [--reader-port P --reader-pid PID] [--broker-pid PID]
+ *           With --reader-port all connections but the publisher's go there, to another node.
  *           With the dialect `protocol` every connection speaks the client protocol in JSON: it
  *           shows a token, a line of the file (those behind the last begin at the first again),
  *           subscribes, and answers pings; it is ready with the answer.
@@ -72,7 +74,8 @@ struct inflated {
 };
 
 static struct {
-    int port, connections, warm_ms, measure_ms, payload_bytes, hold_seconds, server_pid;
+    struct processes processes;
+    int port, reader_port, connections, warm_ms, measure_ms, payload_bytes, hold_seconds;
     int is_socketio, is_protocol, has_rows, does_deflate;
     int window_count, windows[ROUNDS_MAX];
     const char *path, *channel;
@@ -395,12 +398,18 @@ static int receive(struct connection *connection)
     return bytes - kept == READ_BYTES;
 }
 
+static int port_of(const struct connection *connection)
+{
+    return options.reader_port && connection != swarm ? options.reader_port : options.port;
+}
+
 static void send_upgrade(struct connection *connection)
 {
     char request[REQUEST_BYTES_MAX];
 
     check_connected(connection->stream.fd);
-    send_all(connection->stream.fd, request, encode_request(request, options.port, options.path, options.headers));
+    send_all(connection->stream.fd, request,
+             encode_request(request, port_of(connection), options.path, options.headers));
     connection->state = UPGRADING;
     watch(loop_fd, EPOLL_CTL_MOD, connection->stream.fd, EPOLLIN | EPOLLET, connection);
 }
@@ -409,7 +418,7 @@ static void open_connection(void)
 {
     struct connection *connection = &swarm[opened_count++];
 
-    connection->stream.fd = begin_connect(options.port);
+    connection->stream.fd = begin_connect(port_of(connection));
     watch(loop_fd, EPOLL_CTL_ADD, connection->stream.fd, EPOLLOUT, connection);
 }
 
@@ -471,10 +480,10 @@ static void run_round(int window)
     publish();
     run_until(now_us() + (uint64_t)options.warm_ms * 1000);
     uint64_t start = now_us(), delivered_before = delivered, compressed_before = compressed, bytes_before = bytes_in;
-    double cpu_before = cpu_seconds(), server_before = process_cpu_seconds(options.server_pid);
+    struct cpu_times times = read_cpu_times(&options.processes);
     run_until(start + (uint64_t)options.measure_ms * 1000);
-    double seconds = (double)(now_us() - start) / 1e6, cpu = cpu_seconds() - cpu_before;
-    double server_cpu = process_cpu_seconds(options.server_pid) - server_before;
+    double seconds = (double)(now_us() - start) / 1e6;
+    struct cpu_times shares = cpu_shares(&options.processes, times, seconds);
     double deliveries = (double)(delivered - delivered_before), bytes = (double)(bytes_in - bytes_before);
     double inflated = (double)(compressed - compressed_before);
     is_publishing = 0;
@@ -483,12 +492,11 @@ static void run_round(int window)
             fail("deliveries lost: %u of %u publications complete, then silence", completed - first,
                  published - first);
     printf("{\"in_flight\":%d,\"p50_ms\":%.2f,\"p99_ms\":%.2f,\"deliveries_per_second\":%.0f,"
-           "\"bytes_per_delivery\":%.1f,\"compressed_share\":%.2f,\"publications\":%u,\"seconds\":%.3f,"
-           "\"load_cpu\":%.2f,\"server_cpu\":%.2f}\n",
+           "\"bytes_per_delivery\":%.1f,\"compressed_share\":%.2f,\"publications\":%u,\"seconds\":%.3f,",
            window, latency_ms(&latencies, 0.50), latency_ms(&latencies, 0.99), deliveries / seconds,
            deliveries > 0 ? bytes / deliveries : 0.0, deliveries > 0 ? inflated / deliveries : 0.0,
-           published - first, seconds, cpu / seconds, server_cpu / seconds);
-    fflush(stdout);
+           published - first, seconds);
+    print_cpu_shares(shares);
 }
 
 static void hold(void)
@@ -521,7 +529,8 @@ static void read_options(int argc, char **argv)
         {"windows", 1, 0, 'w'},    {"warm-ms", 1, 0, 'a'}, {"measure-ms", 1, 0, 'm'},
         {"payload-bytes", 1, 0, 'b'}, {"payload", 1, 0, 'r'}, {"dialect", 1, 0, 'd'},
         {"deflate", 1, 0, 'z'},    {"header", 1, 0, 'h'},  {"hold", 1, 0, 'i'},
-        {"server-pid", 1, 0, 's'}, {"channel", 1, 0, 'c'}, {"tokens", 1, 0, 't'}, {0, 0, 0, 0}};
+        {"server-pid", 1, 0, 's'}, {"channel", 1, 0, 'c'}, {"tokens", 1, 0, 't'},
+        {"reader-port", 1, 0, 'P'}, {"reader-pid", 1, 0, 'S'}, {"broker-pid", 1, 0, 'B'}, {0, 0, 0, 0}};
     int name;
 
     while ((name = getopt_long(argc, argv, "", names, NULL)) != -1) {
@@ -535,7 +544,10 @@ static void read_options(int argc, char **argv)
         case 'm': options.measure_ms = atoi(optarg); break;
         case 'b': options.payload_bytes = atoi(optarg); break;
         case 'i': options.hold_seconds = atoi(optarg); break;
-        case 's': options.server_pid = atoi(optarg); break;
+        case 's': options.processes.server = atoi(optarg); break;
+        case 'S': options.processes.reader = atoi(optarg); break;
+        case 'B': options.processes.broker = atoi(optarg); break;
+        case 'P': options.reader_port = atoi(optarg); break;
         case 'd':
             options.is_socketio = !strcmp(optarg, "socketio");
             options.is_protocol = !strcmp(optarg, "protocol");

@@ -1,6 +1,6 @@
 /*
  * The load of the client protocol: clients that connect with a token, subscribe, and then do one
- * thing. JSON over WebSocket, one thread, one epoll loop.
+ * thing. JSON over WebSocket, one thread, one epoll loop. Publishing can be asked of others, too.
  *
  * Question  publish: how long does a publication take from its sender back to it, and how many such
  *           round trips per second are there, with W clients that each have one in flight?
@@ -12,6 +12,10 @@
  *           when both the publication and the reply have come back. Each carries its number, and what
  *           comes back must be that one: lost, doubled or mixed up ends the run with an error.
  *           Latency: from send() to the recv() that brought the publication.
+ *           With --reader-port each has a second connection, to another node, that hears what the
+ *           first publishes; the first subscribes to nothing.
+ *           With another dialect nobody replies, and a client's own number, which stands for {} in
+ *           --path, tells the server where it publishes and what it hears.
  *           open: C places; each connects, upgrades, sends connect and subscribe to --channel, waits
  *           for both answers, closes with a reset and begins again. Latency: from connect() to the
  *           last answer.
@@ -26,6 +30,8 @@
  *                   [--channel room:own-] [--streams FILE --missed 10] [--connections N]
  *                   [--windows 1,100,1000] [--concurrency 64] [--warm-ms 300] [--measure-ms 1000]
  *                   [--payload-bytes 116] [--header 'Name: value']... [--server-pid PID]
+ *                   [--dialect protocol|socketio|text] [--broker-pid PID]
+ *                   [--reader-port P --reader-path /x --reader-pid PID]
  *           One JSON line for each round on stdout. Exit status 1, with one line on stderr, when
  *           anything is not as expected.
  */
@@ -42,21 +48,25 @@ enum {
 
 enum question { PUBLISH, OPEN, RECOVER };
 enum state { AWAY, CONNECTING, UPGRADING, GREETING, READY };
+enum dialect { PROTOCOL, SOCKETIO, TEXT };
 
 struct client {
     struct stream stream;
     enum state state;
     int number;
-    uint64_t started_at; /* connect(), or send() of the publication in flight */
+    struct client *publisher; /* of what it hears: itself, with --reader-port another one, which hears nothing */
+    uint64_t started_at;      /* connect(), or send() of the publication in flight */
     uint32_t expected;   /* number of that publication */
     int awaited;         /* bits: 1 the publication, 2 the reply */
 };
 
 static struct {
     enum question question;
-    int port, connections, concurrency, warm_ms, measure_ms, payload_bytes, missed, server_pid;
+    enum dialect dialect;
+    struct processes processes;
+    int port, reader_port, connections, concurrency, warm_ms, measure_ms, payload_bytes, missed;
     int window_count, windows[ROUNDS_MAX];
-    const char *path, *channel;
+    const char *path, *reader_path, *channel;
     char headers[4096];
 } options = {.concurrency = 64, .warm_ms = 300, .measure_ms = 1000, .payload_bytes = 116, .missed = 10,
              .path = "/", .channel = "room:own-"};
@@ -67,8 +77,7 @@ static struct client *clients;
 static int loop_fd, begun, ready_count, window;
 static uint64_t finished; /* round trips, or clients that were answered */
 static struct latencies latencies;
-static char request[REQUEST_BYTES_MAX], filler[PAYLOAD_BYTES_MAX];
-static size_t request_bytes;
+static char filler[PAYLOAD_BYTES_MAX];
 
 static void send_text(struct client *client, const char *text, size_t bytes)
 {
@@ -76,11 +85,22 @@ static void send_text(struct client *client, const char *text, size_t bytes)
     send_all(client->stream.fd, frame, encode_frame(frame, 1, text, bytes));
 }
 
+static int is_reader(const struct client *client)
+{
+    return client->publisher != client;
+}
+
+/* Whether what is published arrives here; the last number of a greeting tells it. */
+static int does_hear(const struct client *client)
+{
+    return !options.reader_port || is_reader(client);
+}
+
 static void begin(struct client *client)
 {
     client->started_at = now_us();
     client->state = CONNECTING;
-    client->stream.fd = begin_connect(options.port);
+    client->stream.fd = begin_connect(is_reader(client) ? options.reader_port : options.port);
     watch(loop_fd, EPOLL_CTL_ADD, client->stream.fd, EPOLLOUT, client);
     begun++;
 }
@@ -95,8 +115,22 @@ static void leave(struct client *client)
     client->state = AWAY;
 }
 
+/* Ask for an upgrade; {} in the path becomes the client's number. */
+static void send_request(struct client *client)
+{
+    static char request[REQUEST_BYTES_MAX], path[512];
+    const char *wanted = is_reader(client) ? options.reader_path : options.path, *place = strstr(wanted, "{}");
+
+    if (place) {
+        snprintf(path, sizeof path, "%.*s%d%s", (int)(place - wanted), wanted, client->number, place + 2);
+        wanted = path;
+    }
+    send_all(client->stream.fd, request,
+             encode_request(request, is_reader(client) ? options.reader_port : options.port, wanted, options.headers));
+}
+
 /* Say who we are and what we want, in two frames of one write. */
-static void greet(struct client *client)
+static void greet_by_protocol(struct client *client)
 {
     static unsigned char frames[2 * TEXT_BYTES_MAX];
     char text[TEXT_BYTES_MAX];
@@ -115,19 +149,25 @@ static void greet(struct client *client)
     } else {
         bytes = snprintf(text, sizeof text, "{\"id\":2,\"subscribe\":{\"channel\":\"%s%d\"}}", options.channel, number);
     }
-    used += encode_frame(frames + used, 1, text, (size_t)bytes);
+    if (does_hear(client))
+        used += encode_frame(frames + used, 1, text, (size_t)bytes);
     send_all(client->stream.fd, frames, used);
-    client->state = GREETING;
 }
 
 static void publish(struct client *client)
 {
     char text[TEXT_BYTES_MAX];
-    int bytes = snprintf(text, sizeof text,
-                         "{\"id\":%u,\"publish\":{\"channel\":\"%s%d\",\"data\":"
-                         "{\"by\":\"ann\",\"text\":\"%s\",\"seq\":\"%08u\"}}}",
-                         client->expected + 3, options.channel, client->number, filler, client->expected);
-    client->awaited = 3;
+    const char *after = options.dialect == PROTOCOL ? "}}" : options.dialect == SOCKETIO ? "]" : "";
+    int bytes = 0;
+
+    if (options.dialect == PROTOCOL)
+        bytes = snprintf(text, sizeof text, "{\"id\":%u,\"publish\":{\"channel\":\"%s%d\",\"data\":",
+                         client->expected + 3, options.channel, client->number);
+    else if (options.dialect == SOCKETIO)
+        bytes = snprintf(text, sizeof text, "42[\"bench\",");
+    bytes += snprintf(text + bytes, sizeof text - (size_t)bytes, "{\"by\":\"ann\",\"text\":\"%s\",\"seq\":\"%08u\"}%s",
+                      filler, client->expected, after);
+    client->awaited = options.dialect == PROTOCOL ? 3 : 1;
     client->started_at = now_us();
     send_text(client, text, (size_t)bytes);
 }
@@ -167,7 +207,16 @@ static void become_ready(struct client *client, const char *text, size_t bytes, 
     count_latency(&latencies, now - client->started_at);
 }
 
-/* Take half of a round trip; with the other half the next one begins. */
+static void greet(struct client *client, uint64_t now)
+{
+    client->state = GREETING;
+    if (options.dialect == PROTOCOL)
+        greet_by_protocol(client);
+    else if (options.dialect == TEXT)
+        become_ready(client, "", 0, now);
+}
+
+/* Take half of a round trip, the publication (1) or the reply (2); with the other half the next one begins. */
 static void receive_half(struct client *client, int half, uint64_t now)
 {
     if (!(client->awaited & half))
@@ -183,28 +232,62 @@ static void receive_half(struct client *client, int half, uint64_t now)
     }
 }
 
-static void receive_line(struct client *client, const char *text, size_t bytes, uint64_t now)
+static void receive_publication(struct client *client, const char *text, size_t bytes, uint64_t now)
 {
+    struct client *publisher = client->publisher;
     const char *end;
 
+    if (client->state != READY || options.question != PUBLISH || !does_hear(client))
+        fail("client %d did not expect: %.*s", client->number, (int)bytes, text);
+    if (find_number(text, bytes, &end) != (long)publisher->expected)
+        fail("client %d expected publication %u: %.*s", client->number, publisher->expected, (int)bytes, text);
+    receive_half(publisher, 1, now);
+}
+
+/* One reply or push of the client protocol. */
+static void receive_line(struct client *client, const char *text, size_t bytes, uint64_t now)
+{
     if (bytes == 2) { /* a ping */
         send_text(client, "{}", 2);
     } else if (bytes > 8 && !memcmp(text, "{\"id\":", 6)) {
         uint32_t id = (uint32_t)atol(text + 6);
         if (bytes < 4096 && memmem(text, bytes, "\"error\":", 8))
             fail("client %d is refused: %.*s", client->number, (int)bytes, text);
-        if (client->state == GREETING && id == 2)
+        if (client->state == GREETING && id == (does_hear(client) ? 2 : 1))
             become_ready(client, text, bytes, now);
         else if (client->state == READY && id == client->expected + 3)
             receive_half(client, 2, now);
         else if (client->state != GREETING || id != 1)
             fail("client %d got an answer to nothing: %.*s", client->number, (int)bytes, text);
-    } else if (client->state == READY && options.question == PUBLISH) {
-        if (find_number(text, bytes, &end) != (long)client->expected)
-            fail("client %d expected publication %u: %.*s", client->number, client->expected, (int)bytes, text);
-        receive_half(client, 1, now);
     } else {
-        fail("client %d did not expect: %.*s", client->number, (int)bytes, text);
+        receive_publication(client, text, bytes, now);
+    }
+}
+
+static void receive_socketio(struct client *client, const char *text, size_t bytes, uint64_t now)
+{
+    if (bytes && text[0] == '2') /* Engine.IO ping */
+        send_text(client, "3", 1);
+    else if (client->state == GREETING && bytes && text[0] == '0') /* Engine.IO open: ask for the namespace */
+        send_text(client, "40", 2);
+    else if (client->state == GREETING && bytes >= 2 && !memcmp(text, "40", 2))
+        become_ready(client, text, bytes, now);
+    else
+        receive_publication(client, text, bytes, now);
+}
+
+static void receive_text(struct client *client, const char *text, size_t bytes, uint64_t now)
+{
+    if (options.dialect == SOCKETIO) {
+        receive_socketio(client, text, bytes, now);
+    } else if (options.dialect == TEXT) {
+        receive_publication(client, text, bytes, now);
+    } else {
+        for (const char *end = text + bytes, *next; text < end; text = next + 1) {
+            next = memchr(text, '\n', (size_t)(end - text));
+            next = next ? next : end;
+            receive_line(client, text, (size_t)(next - text), now);
+        }
     }
 }
 
@@ -217,14 +300,12 @@ static size_t receive_frames(struct client *client, unsigned char *data, size_t 
         if (frame.first_byte == 0x88)
             fail("client %d was closed with code %d", client->number,
                  frame.bytes >= 2 ? frame.payload[0] << 8 | frame.payload[1] : 1005);
-        if (frame.first_byte != 0x81)
+        if (frame.first_byte == 0x89)
+            send_frame(client->stream.fd, 0xA, frame.payload, frame.bytes);
+        else if (frame.first_byte == 0x81)
+            receive_text(client, (char *)frame.payload, frame.bytes, now);
+        else
             fail("frame begins with 0x%02x", frame.first_byte);
-        char *text = (char *)frame.payload, *end = text + frame.bytes;
-        for (char *next; text < end; text = next + 1) {
-            next = memchr(text, '\n', (size_t)(end - text));
-            next = next ? next : end;
-            receive_line(client, text, (size_t)(next - text), now);
-        }
         used += length;
     }
     return used;
@@ -234,7 +315,7 @@ static void advance(struct client *client)
 {
     if (client->state == CONNECTING) {
         check_connected(client->stream.fd);
-        send_all(client->stream.fd, request, request_bytes);
+        send_request(client);
         client->state = UPGRADING;
         watch(loop_fd, EPOLL_CTL_MOD, client->stream.fd, EPOLLIN, client);
         return;
@@ -244,7 +325,7 @@ static void advance(struct client *client)
         return;
     uint64_t now = now_us();
     if (client->state == UPGRADING && (used = receive_answer(input, bytes)))
-        greet(client);
+        greet(client, now);
     if (client->state != UPGRADING)
         used += receive_frames(client, input + used, bytes - used, now);
     keep_rest(&client->stream, input + used, bytes - used);
@@ -280,15 +361,13 @@ static void run_all(int count)
     }
 }
 
-static void print_round(uint64_t start, uint64_t before, double cpu, double server)
+static void print_round(uint64_t start, uint64_t before, struct cpu_times times)
 {
     double seconds = (double)(now_us() - start) / 1e6;
-    printf("{\"in_flight\":%d,\"p50_ms\":%.2f,\"p99_ms\":%.2f,\"per_second\":%.0f,\"count\":%llu,"
-           "\"seconds\":%.3f,\"load_cpu\":%.2f,\"server_cpu\":%.2f}\n",
+    printf("{\"in_flight\":%d,\"p50_ms\":%.2f,\"p99_ms\":%.2f,\"per_second\":%.0f,\"count\":%llu,\"seconds\":%.3f,",
            window, latency_ms(&latencies, 0.50), latency_ms(&latencies, 0.99), (double)(finished - before) / seconds,
-           (unsigned long long)(finished - before), seconds, (cpu_seconds() - cpu) / seconds,
-           (process_cpu_seconds(options.server_pid) - server) / seconds);
-    fflush(stdout);
+           (unsigned long long)(finished - before), seconds);
+    print_cpu_shares(cpu_shares(&options.processes, times, seconds));
 }
 
 static void measure(void)
@@ -296,14 +375,14 @@ static void measure(void)
     run_until(now_us() + (uint64_t)options.warm_ms * 1000);
     memset(&latencies, 0, sizeof latencies);
     uint64_t start = now_us(), before = finished;
-    double cpu = cpu_seconds(), server = process_cpu_seconds(options.server_pid);
+    struct cpu_times times = read_cpu_times(&options.processes);
     run_until(start + (uint64_t)options.measure_ms * 1000);
-    print_round(start, before, cpu, server);
+    print_round(start, before, times);
 }
 
 static void run_publications(void)
 {
-    run_all(options.connections);
+    run_all(options.connections * (options.reader_port ? 2 : 1));
     for (int i = 0; i < options.window_count; i++) {
         window = options.windows[i];
         for (int number = 0; number < window; number++)
@@ -320,10 +399,10 @@ static void run_publications(void)
 static void run_recovery(void)
 {
     uint64_t start = now_us();
-    double cpu = cpu_seconds(), server = process_cpu_seconds(options.server_pid);
+    struct cpu_times times = read_cpu_times(&options.processes);
 
     run_all(options.connections);
-    print_round(start, 0, cpu, server);
+    print_round(start, 0, times);
 }
 
 static int read_lines(const char *path, char **lines)
@@ -361,7 +440,9 @@ static void read_options(int argc, char **argv)
         {"question", 1, 0, 'q'},   {"port", 1, 0, 'p'},       {"path", 1, 0, 'u'},        {"tokens", 1, 0, 't'},
         {"channel", 1, 0, 'c'},    {"streams", 1, 0, 'r'},    {"missed", 1, 0, 'k'},      {"connections", 1, 0, 'n'},
         {"windows", 1, 0, 'w'},    {"concurrency", 1, 0, 'x'}, {"warm-ms", 1, 0, 'a'},    {"measure-ms", 1, 0, 'm'},
-        {"payload-bytes", 1, 0, 'b'}, {"header", 1, 0, 'h'},  {"server-pid", 1, 0, 's'},  {0, 0, 0, 0}};
+        {"payload-bytes", 1, 0, 'b'}, {"header", 1, 0, 'h'},  {"server-pid", 1, 0, 's'},  {"dialect", 1, 0, 'd'},
+        {"reader-port", 1, 0, 'P'}, {"reader-path", 1, 0, 'U'}, {"reader-pid", 1, 0, 'S'}, {"broker-pid", 1, 0, 'B'},
+        {0, 0, 0, 0}};
     int name;
 
     while ((name = getopt_long(argc, argv, "", names, NULL)) != -1) {
@@ -382,14 +463,25 @@ static void read_options(int argc, char **argv)
         case 'm': options.measure_ms = atoi(optarg); break;
         case 'b': options.payload_bytes = atoi(optarg); break;
         case 'h': add_header(options.headers, sizeof options.headers, optarg); break;
-        case 's': options.server_pid = atoi(optarg); break;
+        case 's': options.processes.server = atoi(optarg); break;
+        case 'S': options.processes.reader = atoi(optarg); break;
+        case 'B': options.processes.broker = atoi(optarg); break;
+        case 'P': options.reader_port = atoi(optarg); break;
+        case 'U': options.reader_path = optarg; break;
+        case 'd':
+            options.dialect = !strcmp(optarg, "socketio") ? SOCKETIO : !strcmp(optarg, "text") ? TEXT : PROTOCOL;
+            break;
         default: exit(2);
         }
     }
     if (options.question == OPEN)
         options.connections = options.concurrency;
-    if (options.port < 1 || options.connections < 1 || options.concurrency < 1 || !token_count)
-        fail("--port, --tokens and --connections or --windows are needed");
+    if (options.port < 1 || options.connections < 1 || options.concurrency < 1)
+        fail("--port, and --connections or --windows are needed");
+    if (options.dialect == PROTOCOL ? !token_count : options.question != PUBLISH)
+        fail("the protocol needs --tokens, and other dialects can only publish");
+    if (!options.reader_path)
+        options.reader_path = options.path;
     if (options.question == RECOVER && !stream_count)
         fail("--streams is needed");
     if (options.payload_bytes < 64 || options.payload_bytes > PAYLOAD_BYTES_MAX)
@@ -402,10 +494,11 @@ int main(int argc, char **argv)
     limit_lifetime(options.window_count * (options.warm_ms + options.measure_ms) / 1000);
     memset(filler, 'x', (size_t)options.payload_bytes - (sizeof "{\"by\":\"ann\",\"text\":\"\",\"seq\":\"00000000\"}" - 1));
     loop_fd = epoll_create1(EPOLL_CLOEXEC);
-    request_bytes = encode_request(request, options.port, options.path, options.headers);
-    clients = calloc((size_t)options.connections, sizeof *clients);
-    for (int i = 0; i < options.connections; i++)
-        clients[i].number = i;
+    clients = calloc(2 * (size_t)options.connections, sizeof *clients);
+    for (int i = 0; i < 2 * options.connections; i++) {
+        clients[i].number = i % options.connections;
+        clients[i].publisher = &clients[i % options.connections]; /* the second half are readers */
+    }
     if (options.question == PUBLISH) {
         run_publications();
     } else if (options.question == RECOVER) {
