@@ -164,8 +164,9 @@ class Store:
         finally:
             writer, reader, keeper = self.writer, self.reader, self.keeper
             self.writer = self.reader = self.keeper = None
-            # It goes on in its thread when who waits for it is cancelled.
-            await asyncio.to_thread(_end, writer, reader, keeper)
+            # It is done, also when who waits is cancelled before a thread has begun it.
+            ending = asyncio.get_running_loop().run_in_executor(None, _end, writer, reader, keeper)
+            await asyncio.shield(ending)
             self.loop = None
 
     def _place(self) -> None:

@@ -102,10 +102,12 @@ class Wakeups:
             self.poll.poll(None if seconds is None else seconds * 1_000)
         else:  # pragma: no cover - Windows
             select.select([self.ours], [], [], seconds)
-        self.is_kicked = False
         for end in (self.ours, self.inbox):
             if end is not None:
                 _drain(end)
+        # Last: a kick whose byte was drained must not keep the next one from being sent. What was
+        # asked before either of them is seen by who called.
+        self.is_kicked = False
 
     def kick(self) -> None:
         """Wake this worker's own reader."""
