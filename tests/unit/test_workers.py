@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-import hypercorn
 import pytest
 import uvicorn
 
@@ -57,12 +56,19 @@ def test_count(argv: list[str], environ: dict[str, str], is_child: bool, expecte
         ({"config": "a file"}, None),
         ({"config": uvicorn.Config("app:app", workers=3)}, 3),
         ({"config": uvicorn.Config("app:app", workers=3, reload=True)}, 1),
-        ({"config": hypercorn.Config.from_mapping(workers=2)}, 2),
     ],
 )
 def test_what_a_server_gave(arguments: dict[str, object], expected: int | None) -> None:
     """Servers that give their configuration to their workers are asked, and not guessed about."""
     assert expected == read_arguments(arguments)
+
+
+@pytest.mark.slow  # needs a server that is installed where all tests run
+def test_what_hypercorn_gave() -> None:
+    """Likewise."""
+    import hypercorn
+
+    assert 2 == read_arguments({"config": hypercorn.Config.from_mapping(workers=2)})
 
 
 def test_memory_refuses() -> None:
