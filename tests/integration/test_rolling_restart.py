@@ -25,6 +25,7 @@ from centrifuge import (
     UnsubscribedContext,
 )
 
+from tests.e2e.sdk.python_client import disconnect
 from tests.integration.clients import eventually
 from tests.integration.standalone import SECRET, Standalone, standalone
 from wirebell.brokers import create_broker
@@ -184,7 +185,7 @@ async def pages(server: Standalone) -> AsyncIterator[list[Page]]:
         await asyncio.gather(*(page.open() for page in opened))
         yield opened
     finally:
-        await asyncio.gather(*(page.client.disconnect() for page in opened))
+        await disconnect(page.client for page in opened)
 
 
 async def test_workers_are_replaced(server: Standalone) -> None:

@@ -18,7 +18,7 @@ from tests.e2e.proxy import Proxy
 from tests.e2e.sdk.control import create_token
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
     from types import TracebackType
 
     from centrifuge import Subscription
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.e2e.sdk.control import Control
     from tests.e2e.sdk.targets import Target
 
-__all__ = ("Connected", "Kit", "Subscribed", "until")
+__all__ = ("Connected", "Kit", "Subscribed", "disconnect", "until")
 
 PATIENCE_SECONDS = 15.0
 
@@ -99,6 +99,13 @@ def _create_handler(kind: type[Any], events: Events) -> Any:
     return type("Handler", (kind,), {name: create_method(name[3:]) for name in names})()
 
 
+async def disconnect(clients: Iterable[Client]) -> None:
+    """Disconnect clients, and wait until their sockets are closed, which the SDK does later."""
+    await asyncio.gather(*(client.disconnect() for client in clients))
+    if late := [task for task in asyncio.all_tasks() if _is_of_sdk(task)]:
+        await asyncio.wait(late, timeout=PATIENCE_SECONDS)
+
+
 def _is_of_sdk(task: asyncio.Task[Any]) -> bool:
     """Tell whether the SDK runs in a task: it closes connections in some that it leaves alone."""
     code = getattr(task.get_coro(), "cr_code", None)
@@ -143,10 +150,7 @@ class Kit:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for client in self._clients:
-            await client.disconnect()
-        if late := [task for task in asyncio.all_tasks() if _is_of_sdk(task)]:
-            await asyncio.wait(late, timeout=PATIENCE_SECONDS)
+        await disconnect(self._clients)
         for network in self._networks:
             network.__exit__(None, None, None)
 
