@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import sys
 from collections.abc import Awaitable, Generator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from wirebell.deferred import Deferred
 from wirebell.errors import (
     BrokerError,
     ClientDisconnected,
@@ -108,7 +109,7 @@ def handle_publish(
             published = client.node.begin_publish(request.channel, checked)
             if isinstance(published, Published):
                 return Reply(command_id, publish=_PUBLISHED)
-            if isinstance(published, asyncio.Future):
+            if isinstance(published, Deferred):
                 return LateReply(client, command_id, published)
             return _publish_slowly(client, command_id, request, checked, published)
     except CommandError as error:
@@ -122,8 +123,7 @@ def handle_publish(
     return _publish_slowly(client, command_id, request, checked, None)
 
 
-@dataclass(frozen=True, slots=True)
-class LateReply:
+class LateReply(msgspec.Struct, frozen=True, eq=False):
     """The reply to a publication that the broker still has: to be awaited, or read afterwards.
 
     Nearly all that waits for a broker is this, and a task for each would cost more than the rest.
@@ -136,7 +136,7 @@ class LateReply:
 
     client: Client
     command_id: int
-    published: asyncio.Future[Published]
+    published: Deferred[Published]
 
     def __await__(self) -> Generator[Any, None, Reply | None]:
         """Wait for the broker, and read the reply."""

@@ -25,6 +25,7 @@ from wirebell.cluster import Cluster
 from wirebell.connection import MOVED, Connection, Subscription
 from wirebell.control import NodeInfo
 from wirebell.deadlines import Deadline
+from wirebell.deferred import Deferred
 from wirebell.describing import describe_node
 from wirebell.errors import (
     BadRequest,
@@ -475,7 +476,7 @@ class Node:
         except BrokerError:
             self.statistics.publish_error_count += 1
             raise
-        if isinstance(published, asyncio.Future):
+        if isinstance(published, Deferred):
             # One call back costs less than a coroutine around it, and it goes to whoever waits.
             published.add_done_callback(self._count_published)
             return published
@@ -542,7 +543,7 @@ class Node:
 
     # Inside
 
-    def _count_published(self, published: asyncio.Future[Published]) -> None:
+    def _count_published(self, published: Deferred[Published]) -> None:
         """Count what became of a publication."""
         if published.cancelled():
             return

@@ -11,13 +11,14 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
+from wirebell.deferred import Deferred
 from wirebell.liveness import PingRing
 from wirebell.websocket.deflate import Deflate
 from wirebell.websocket.frames import Event, FrameReader, Opcode, encode_frame
 
-__all__ = ("Host", "LiveSocket", "Successor", "TakenSocket", "Takeover")
+__all__ = ("Host", "LiveSocket", "Successor", "TakenSocket", "Takeover", "Work")
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +30,14 @@ QUIET = -1
 
 PING_FRAME = encode_frame(Opcode.PING, b"")
 
+Work: TypeAlias = "asyncio.Task[None] | Deferred[None]"
+"""What a socket waits for before it goes on."""
+
 
 class Host(Protocol):
     """The server of a socket, as far as one that was taken over needs it."""
 
-    tasks: set[asyncio.Future[None]]
+    tasks: set[Work]
     """What the server waits for when it stops."""
     connections: set[Any]
     """Whose ``shutdown`` the server calls when it stops."""

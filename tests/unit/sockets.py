@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from wirebell.takeover import Host, TakenSocket
+from wirebell.takeover import Host, TakenSocket, Work
 from wirebell.websocket.deflate import Deflate
 from wirebell.websocket.frames import Event, FrameReader, mask_by_integer
 
@@ -210,7 +210,7 @@ class FakeHost:
     """A server, as far as a socket that was taken over needs it; it drains when told."""
 
     def __init__(self) -> None:
-        self.tasks: set[asyncio.Future[None]] = set()
+        self.tasks: set[Work] = set()
         self.connections: set[Any] = set()
         self.drains: list[Callable[[], None]] = []
         self.drain_timeout_seconds = 5.0

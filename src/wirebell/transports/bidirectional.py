@@ -8,7 +8,6 @@ sections 1.2 to 1.7.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -17,6 +16,7 @@ from wirebell.access import Access
 from wirebell.client import Client
 from wirebell.client_commands import handle_command
 from wirebell.client_requests import LateReply
+from wirebell.deferred import Deferred
 from wirebell.errors import (
     ClientDisconnected,
     Disconnect,
@@ -185,15 +185,15 @@ class BidirectionalReceiver:
             self._fail()
         return None
 
-    def _reply_later(self, answer: LateReply) -> asyncio.Future[None]:
+    def _reply_later(self, answer: LateReply) -> Deferred[None]:
         """Answer a frame that was but one publication when the broker has, without a task."""
         self.is_busy = True
-        done: asyncio.Future[None] = answer.published.get_loop().create_future()
+        done: Deferred[None] = Deferred()
         answer.published.add_done_callback(partial(self._end_publish, answer, done))
         return done
 
     def _end_publish(
-        self, answer: LateReply, done: asyncio.Future[None], _published: asyncio.Future[Published]
+        self, answer: LateReply, done: Deferred[None], _published: Deferred[Published]
     ) -> None:
         """Answer a publication; nothing came behind it in its frame."""
         self.is_busy = False

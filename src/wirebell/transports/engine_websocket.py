@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from wirebell.deferred import Deferred
 from wirebell.errors import Disconnect, DisconnectCode, create_disconnect
 from wirebell.interfaces import Receiver
 from wirebell.liveness import LEAVE_SECONDS, PingRing
@@ -36,7 +37,7 @@ from wirebell.portable import (
 )
 from wirebell.process import set_user_timeout
 from wirebell.settings import Settings
-from wirebell.takeover import Host, LiveSocket, Successor, TakenSocket, Takeover
+from wirebell.takeover import Host, LiveSocket, Successor, TakenSocket, Takeover, Work
 from wirebell.websocket.deflate import Deflate
 from wirebell.websocket.frames import (
     Close,
@@ -145,7 +146,7 @@ class EngineWebSocket(LiveSocket[Host], Successor):
         self.queue: deque[Frames] | None = None
         self.queued_bytes = 0
         self.inbox: deque[Event] | None = None
-        self.work: asyncio.Future[None] | None = None
+        self.work: Work | None = None
         self.context: contextvars.Context | None = None
         self.deflate: Deflate | None = None
         self.idle_pings = 0
@@ -412,7 +413,7 @@ class EngineWebSocket(LiveSocket[Host], Successor):
 
     def _handle(self, waiting: Awaitable[None] | None) -> None:
         """Wait for what a receiver could not do at once: as it is, or in a task of its own."""
-        if isinstance(waiting, asyncio.Future):
+        if isinstance(waiting, Deferred):
             self._expect(waiting)
         elif waiting is not None:
             self._start(self._run(waiting))
@@ -429,7 +430,7 @@ class EngineWebSocket(LiveSocket[Host], Successor):
             task = loop.create_task(work, context=self.context)
         self._expect(task)
 
-    def _expect(self, work: asyncio.Future[None]) -> None:
+    def _expect(self, work: Work) -> None:
         """Go on when something has ended, and have the server wait for it when it stops."""
         self.work = work
         self.host.tasks.add(work)
@@ -448,7 +449,7 @@ class EngineWebSocket(LiveSocket[Host], Successor):
             # Not we were cancelled, but what the handler waited for.
             raise RuntimeError("a handler waited for what was cancelled") from error
 
-    def _finish_work(self, task: asyncio.Future[None]) -> None:
+    def _finish_work(self, task: Work) -> None:
         """Go on without a task; what came while it ended is handled now."""
         self.work = None
         self.host.tasks.discard(task)

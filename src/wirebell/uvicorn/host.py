@@ -17,6 +17,7 @@ from uvicorn.server import ServerState
 from wirebell.liveness import PingRing
 from wirebell.process import PROCESS, Descriptors, read_descriptors_max
 from wirebell.settings import Settings
+from wirebell.takeover import Work
 
 __all__ = ("ServerHost", "host_of")
 
@@ -47,7 +48,7 @@ class ServerHost:
         self.settings = settings
         self.config = config
         # It waits for them when it stops, and cancels those that take too long.
-        self.tasks = cast("set[asyncio.Future[None]]", state.tasks)
+        self.tasks = cast("set[Work]", state.tasks)
         self.connections: set[Any] = state.connections
         self.ring: PingRing | None = None
         if config.ws_ping_interval:

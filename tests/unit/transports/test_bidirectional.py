@@ -12,6 +12,7 @@ from tests.unit.clients import CODECS, Peer, encode_frame
 from tests.unit.clocks import pass_time, turns
 from tests.unit.nodes import running
 from wirebell.access import ConnectGrant
+from wirebell.deferred import Deferred
 from wirebell.errors import (
     BrokerUnavailable,
     ClientDisconnected,
@@ -81,7 +82,7 @@ async def test_one_publication_in_a_frame_that_waits_for_the_broker(
     async with running() as rig:
         peer = Peer(rig, codec)
         await peer.connect()
-        published: asyncio.Future[Published] = asyncio.get_running_loop().create_future()
+        published: Deferred[Published] = Deferred()
         monkeypatch.setattr(rig.broker, "publish", lambda *_: published)
         before = asyncio.all_tasks()
 
@@ -111,11 +112,11 @@ async def test_one_publication_in_a_frame_whose_client_goes(
     async with running() as rig:
         peer = Peer(rig)
         await peer.connect()
-        published: asyncio.Future[Published] = asyncio.get_running_loop().create_future()
+        published: Deferred[Published] = Deferred()
         monkeypatch.setattr(rig.broker, "publish", lambda *_: published)
         frame = encode_frame(JSON, {"id": 2, "publish": {"channel": "a", "data": 1}})
         waiting = peer.hand_over(frame)
-        assert isinstance(waiting, asyncio.Future)
+        assert isinstance(waiting, Deferred)
 
         peer.receiver.receive_eof()
         waiting.cancel()

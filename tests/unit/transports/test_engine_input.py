@@ -11,6 +11,7 @@ import pytest
 from tests.unit.clocks import pass_time, turns
 from tests.unit.engines import EngineLink
 from tests.unit.sockets import close_of, closed, masked, said
+from wirebell.deferred import Deferred
 from wirebell.errors import Disconnect
 from wirebell.liveness import LEAVE_SECONDS
 from wirebell.settings import Settings
@@ -42,9 +43,9 @@ async def test_plain_handlers_need_no_task() -> None:
 
 
 async def test_what_is_brought_needs_no_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A future is waited for as it is: messages behind it wait, and so does the server."""
+    """What tells at once is waited for as it is: messages behind it wait, and the server does."""
     link = await opened()
-    brought: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    brought: Deferred[None] = Deferred()
     with monkeypatch.context() as patch:
         patch.setattr(link.receiver, "receive_text", lambda _: brought)
         link.say("1")

@@ -32,6 +32,7 @@ from wirebell.brokers.nats.messages import Ack, Answer, read_ack
 from wirebell.brokers.nats.once import EXPECTED, Once, digest_of
 from wirebell.brokers.nats.streams import Stream, Streams
 from wirebell.brokers.nats.wire import Request, Wire
+from wirebell.deferred import Deferred
 from wirebell.errors import BrokerUnavailable, UnknownRecord
 from wirebell.model import Published, StreamPosition
 
@@ -76,7 +77,7 @@ class Publisher:
             for _ in range(BATCHERS)
         ]
 
-    def add(self, item: Item) -> asyncio.Future[Published]:
+    def add(self, item: Item) -> Deferred[Published]:
         """Have an item carried with the others of this turn; those of a channel in order.
 
         Raises:

@@ -19,7 +19,7 @@ from wirebell.broker_options import RedisOptions
 from wirebell.brokers.redis.addresses import read_places
 from wirebell.brokers.redis.batches import ChannelNames, Item, read_frames, read_terms
 from wirebell.brokers.redis.faults import explain
-from wirebell.brokers.redis.publisher import Publisher
+from wirebell.brokers.redis.publisher import Lane, Publisher
 from wirebell.brokers.redis.shard import Question, Shard, start_all
 from wirebell.errors import BrokerClosed, BrokerError, BrokerUnavailable, ConfigError
 from wirebell.history import StreamSlice
@@ -91,8 +91,8 @@ class RedisBroker:
         self.places = read_places(options)
         self.listener: BrokerListener | None = None
         self.shards: list[Shard] = []
-        # What arrives under a name of Redis belongs to a channel, to the node, or to a publisher.
-        self.targets: dict[bytes, str | Publisher] = {}
+        # What arrives under a name of Redis belongs to a channel, to the node, or to a lane.
+        self.targets: dict[bytes, str | Lane] = {}
         self.followed: set[str] = set()
         self.routes: dict[str, _Route] = {}
         self.reconnects = 0
@@ -139,9 +139,10 @@ class RedisBroker:
             wanted.append(self.shards[0].reader.subscribe(name, 0))
         for shard in self.shards:
             for publisher in shard.publishers:
-                name = publisher.marker.encode()
-                self.targets[name] = publisher
-                wanted.append(shard.reader.subscribe(name, publisher.partition))
+                for lane in publisher.lanes:
+                    name = lane.marker.encode()
+                    self.targets[name] = lane
+                    wanted.append(shard.reader.subscribe(name, publisher.partition))
         await asyncio.gather(*wanted)
         await asyncio.gather(
             *(publisher.probe() for shard in self.shards for publisher in shard.publishers)

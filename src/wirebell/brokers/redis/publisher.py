@@ -1,4 +1,4 @@
-"""What this process puts into one partition: one call at a time, each of which happens once."""
+"""What this process puts into one partition: two calls at once, each of which happens once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Collection, Sequence
 
 from wirebell.batching import Batcher
-from wirebell.brokers.redis.batches import Batch, Item, Partition
+from wirebell.brokers.redis.batches import Batch, Item, Partition, pack
 from wirebell.brokers.redis.link import Link
 from wirebell.brokers.redis.reader import Reader
 from wirebell.brokers.redis.scripts import PUBLISH, RENEW, SENDER_SECONDS
@@ -17,7 +17,7 @@ from wirebell.brokers.redis.wire import Wire
 from wirebell.errors import BrokerUnavailable
 from wirebell.model import Published
 
-__all__ = ("Publisher",)
+__all__ = ("Lane", "Publisher")
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 LOST_DATA = 1
 # What is forgotten after a day must not be taken for lost.
 ACKNOWLEDGED_SECONDS = SENDER_SECONDS / 2
+# Calls to one server that are on its way; a cluster has one for each of its partitions.
+LANES = 2
 # A marker comes with the answer. A slot that is just moving loses it: only a probe waits longer.
 MARKER_SECONDS = 1.0
 
@@ -32,14 +34,8 @@ MARKER_SECONDS = 1.0
 class Publisher:
     """Gathers publications of a turn, and carries them in one call.
 
-    Redis remembers the number and the results of the last call of each publisher, so a call whose
-    answer was lost is repeated without happening twice, and one that was given up is refused when
-    it arrives late. From the same number Redis tells that it lost what it had acknowledged.
-
-    Where this node receives what it publishes, it has done so before `publish` is answered: the
-    call ends with a marker that arrives behind everything else.
-
-    Mutable state: numbers of calls, and the marker that arrived last.
+    Two calls may be on their way at once, so that neither side waits for the other; what goes into
+    a channel never is in both.
 
     Args:
         link: Carries calls.
@@ -62,21 +58,20 @@ class Publisher:
     ) -> None:
         self.link = link
         self.reader = reader
+        self.names = names
         self.partition = partition
         self.followed = followed
         self.command = "SPUBLISH" if is_sharded else "PUBLISH"
-        sender = uuid.uuid4().hex
-        self.keys = (
-            f"{names.keys}.sender.{sender}".encode(),
-            f"{names.keys}.generation".encode(),
+        self.generation_key = f"{names.keys}.generation".encode()
+        self.lanes = [Lane(self, place) for place in range(1 if is_sharded else LANES)]
+        self.batcher: Batcher[Item | None, Published | bool] = Batcher(
+            *(lane.run for lane in self.lanes), size_of=_size_of, key_of=_key_of
         )
-        self.marker = f"{names.channels}.marker.{sender}"
-        self.number = 0
-        self.acknowledged = 0
-        self.acknowledged_at = 0.0
-        self.arrived = 0
-        self.waiter: asyncio.Future[None] | None = None
-        self.batcher: Batcher[Item | None, Published | bool] = Batcher(self._run, size_of=_size_of)
+
+    @property
+    def has_acknowledged(self) -> bool:
+        """Whether anything was put there that a server must still know of."""
+        return any(lane.acknowledged for lane in self.lanes)
 
     async def probe(self) -> None:
         """Go the whole way once, with nothing to deliver.
@@ -89,83 +84,21 @@ class Publisher:
                 f"Redis at {self.link.place} answers, and what is published there does not arrive"
             )
 
-    def handle_marker(self, data: bytes) -> None:
-        """Learn that everything up to a call has arrived."""
-        self.arrived = int(data)
-        waiter = self.waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
     def handle_lost(self) -> None:
         """Learn that no marker will arrive."""
-        waiter = self.waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        for lane in self.lanes:
+            lane.wake()
 
     async def aclose(self) -> None:
         """Carry what waits, within bounds, and take no more."""
         await self.batcher.aclose()
 
-    async def _run(self, given: Sequence[Item | None]) -> list[Published | bool | Exception]:
-        """Carry a batch."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.link.place.access.io_seconds
-        items = [item for item in given if item is not None]
-        batch = Batch(items, self.keys)
-        has_probe = len(items) < len(given)
-        wire = self.reader.wire_of(self.partition)
-        if not has_probe and batch.names.isdisjoint(self.followed):
-            # Nothing of it comes here.
-            wire = None
-        self.number += 1
-        if loop.time() - self.acknowledged_at > ACKNOWLEDGED_SECONDS:
-            self.acknowledged = 0
-        number = self.number
-        marker = self.marker if wire is not None else ""
-        answer = await self._call(batch, number, marker, deadline)
-        if answer == LOST_DATA:
-            await self._renew(deadline)
-            answer = await self._call(batch, number, marker, deadline)
-        if isinstance(answer, int):
-            raise BrokerUnavailable(
-                f"Redis at {self.link.place} came back with other data while it was written to"
-            )
-        self.acknowledged, self.acknowledged_at = number, loop.time()
-        if not has_probe:
-            deadline = min(deadline, loop.time() + MARKER_SECONDS)
-        has_arrived = wire is not None and await self._wait_marker(number, wire, deadline)
-        results = iter(batch.read(answer))
-        return [has_arrived if item is None else next(results) for item in given]
-
-    async def _call(
-        self,
-        batch: Batch,
-        number: int,
-        marker: str,
-        deadline: float,
-    ) -> bytes | int:
-        """Carry a call; the same number is carried once."""
-        values: list[str | bytes | int] = [
-            number,
-            self.acknowledged,
-            self.command,
-            marker,
-            secrets.randbits(32),
-            batch.string_count,
-            batch.structure,
-            *batch.records,
-        ]
-        answer: bytes | int = await self.link.call(
-            PUBLISH, batch.keys, values, partition=self.partition, deadline=deadline
-        )
-        return answer
-
-    async def _renew(self, deadline: float) -> None:
+    async def renew(self, deadline: float) -> None:
         """Have every stream begin anew: the server has less than it had acknowledged."""
         generation = await self.link.call(
             RENEW,
-            self.keys,
-            [self.acknowledged, secrets.token_hex(4)],
+            [self.generation_key, *(lane.key for lane in self.lanes)],
+            [secrets.token_hex(4), *(lane.acknowledged for lane in self.lanes)],
             partition=self.partition,
             deadline=deadline,
         )
@@ -178,11 +111,139 @@ class Publisher:
             self.link.place,
         )
 
-    async def _wait_marker(self, number: int, wire: Wire, deadline: float) -> bool:
+
+class Lane:
+    """One call at a time.
+
+    Redis remembers the number and the results of the last call of each lane, so a call whose answer
+    was lost is repeated without happening twice, and one that was given up is refused when it
+    arrives late. From the same numbers, of all lanes, Redis tells that it lost what it had
+    acknowledged.
+
+    Where this node receives what it publishes, it has done so before `publish` is answered: the
+    call ends with a marker that arrives behind everything else. It carries the results, so that who
+    published is answered together with what came; those of the call are read where it is missing.
+
+    Mutable state: numbers of calls, the batch that is carried, and the marker that arrived last.
+
+    Args:
+        publisher: Whose.
+        place: Among its lanes, from 0.
+    """
+
+    def __init__(self, publisher: Publisher, place: int) -> None:
+        self.publisher = publisher
+        self.place = place
+        sender = uuid.uuid4().hex
+        self.key = f"{publisher.names.keys}.sender.{sender}".encode()
+        self.marker = f"{publisher.names.channels}.marker.{sender}"
+        self.number = 0
+        self.acknowledged = 0
+        self.acknowledged_at = 0.0
+        self.carried: Batch | None = None
+        self.results: list[Published] | None = None
+        self.arrived = 0
+        self.waiter: asyncio.Future[None] | None = None
+
+    def handle_marker(self, data: bytes) -> None:
+        """Learn that everything up to a call has arrived, and what became of it."""
+        number, _, results = data.partition(b" ")
+        self.arrived = int(number)
+        batch, self.carried = self.carried, None
+        if batch is not None and self.arrived == self.number:
+            self._acknowledge()
+            self.results = batch.read(results)
+            self.publisher.batcher.settle(self.place, self.results)
+        self.wake()
+
+    def wake(self) -> None:
+        """Have who waits for a marker look again."""
+        waiter = self.waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def run(self, given: Sequence[Item | None]) -> list[Published | bool | Exception]:
+        """Carry a batch; without an item it is a probe.
+
+        Raises:
+            BrokerUnavailable: There was no answer in time, or the server lost its data meanwhile.
+        """
+        loop, publisher = asyncio.get_running_loop(), self.publisher
+        deadline = loop.time() + publisher.link.place.access.io_seconds
+        items = [item for item in given if item is not None]
+        lanes = [self, *(lane for lane in publisher.lanes if lane is not self)]
+        batch = Batch(items, [publisher.generation_key, *(lane.key for lane in lanes)])
+        has_probe = len(items) < len(given)
+        wire = publisher.reader.wire_of(publisher.partition)
+        if not has_probe and batch.names.isdisjoint(publisher.followed):
+            # Nothing of it comes here.
+            wire = None
+        self.number += 1
+        for lane in lanes:
+            lane.forget(loop.time())
+        self.carried, self.results = None if has_probe else batch, None
+        try:
+            answer = await self._carry(batch, self.marker if wire is not None else "", deadline)
+            if not has_probe:
+                deadline = min(deadline, loop.time() + MARKER_SECONDS)
+            has_arrived = wire is not None and await self._wait_marker(wire, deadline)
+        finally:
+            self.carried = None
+        results = iter(self.results or batch.read(answer))
+        return [has_arrived if item is None else next(results) for item in given]
+
+    def forget(self, now: float) -> None:
+        """Expect nothing of a server that may have forgotten it by itself."""
+        if now - self.acknowledged_at > ACKNOWLEDGED_SECONDS:
+            self.acknowledged = 0
+
+    async def _carry(self, batch: Batch, marker: str, deadline: float) -> bytes:
+        """Carry a call until it has happened, and return what became of it."""
+        answer = await self._call(batch, marker, deadline)
+        if answer == LOST_DATA:
+            await self.publisher.renew(deadline)
+            if self.results is None:
+                answer = await self._call(batch, marker, deadline)
+        if self.results is not None:
+            # The marker told it already; what the server has now is another matter.
+            return b""
+        if isinstance(answer, int):
+            raise BrokerUnavailable(
+                f"Redis at {self.publisher.link.place} came back with other data while it was "
+                "written to"
+            )
+        self._acknowledge()
+        return answer
+
+    def _acknowledge(self) -> None:
+        """Note that the newest call has happened: a server that does not know it has lost data."""
+        self.acknowledged = self.number
+        self.acknowledged_at = asyncio.get_running_loop().time()
+
+    async def _call(self, batch: Batch, marker: str, deadline: float) -> bytes | int:
+        """Carry a call; the same number is carried once."""
+        publisher = self.publisher
+        known = [lane.acknowledged for lane in publisher.lanes if lane is not self]
+        values: list[str | bytes | int] = [
+            self.number,
+            publisher.command,
+            marker,
+            secrets.randbits(32),
+            batch.string_count,
+            batch.structure,
+            pack((self.acknowledged, *known)),
+            *batch.records,
+        ]
+        answer: bytes | int = await publisher.link.call(
+            PUBLISH, batch.keys, values, partition=publisher.partition, deadline=deadline
+        )
+        return answer
+
+    async def _wait_marker(self, wire: Wire, deadline: float) -> bool:
         """Wait until what was published has arrived here; false when it will not, or too late."""
-        loop = asyncio.get_running_loop()
-        while self.arrived < number:
-            if self.reader.wire_of(self.partition) is not wire:
+        loop, publisher = asyncio.get_running_loop(), self.publisher
+        while self.arrived < self.number:
+            if publisher.reader.wire_of(publisher.partition) is not wire:
                 return False
             self.waiter = loop.create_future()
             try:
@@ -193,6 +254,11 @@ class Publisher:
             finally:
                 self.waiter = None
         return True
+
+
+def _key_of(item: Item | None) -> str:
+    """Return what an item is about: its channel; a probe is about nothing else."""
+    return "" if item is None else item.names.name
 
 
 def _size_of(item: Item | None) -> int:

@@ -13,7 +13,7 @@ Keys, behind a prefix (``wirebell``, in a cluster ``{wirebell.17}``):
   the key some time after its publications have ended, so that not each needs a new expiry: what
   counts is said by the position, and decided when it is read.
 - ``.once.<length of the channel>.<channel>.<key>``: what became of an idempotency key.
-- ``.sender.<id>``: number of the last batch of a process, a space, and its results.
+- ``.sender.<id>``: number of the last batch of one lane of a process, a space, and its results.
 - ``.generation``: changes when the server came back with less than it had acknowledged.
 - ``.members.<channel>`` and ``.leases.<channel>``: presence, by client id.
 
@@ -77,10 +77,11 @@ end
 local function print_time(time) return string.format('%016.0f', time) end
 """
 
-# KEYS: sender, generation, idempotency keys, then the meta of each group that keeps something, and
-# then the stream of each.
-# ARGV: number of this batch and of the last one that was acknowledged, command, marker, seed, how
-# many keys are no streams, structure (MessagePack), records in the order of their entries.
+# KEYS: generation, sender, the other senders of this process, idempotency keys, then the meta of
+# each group that keeps something, and then the stream of each.
+# ARGV: number of this batch, command, marker, seed, how many keys are no streams, structure
+# (MessagePack), numbers of the batches of each sender that were acknowledged last (MessagePack),
+# records in the order of their entries.
 # The structure: how many groups keep something (the first ones), plans, groups.
 # A plan: size, ttl and meta ttl in milliseconds. Of a group, flat: channel, number of its plan (0
 # keeps nothing), entries: how many, or one by one where something holds for one alone: 0, or
@@ -93,16 +94,18 @@ PUBLISH = Script(
 """
     + _POSITION
     + f"""\
-local string_count = tonumber(ARGV[6])
+local string_count = tonumber(ARGV[5])
 -- All that is read, in one call: each of them costs more than what it does.
 local strings = call('MGET', unpack(KEYS, 1, string_count))
-local number, acknowledged, known = tonumber(ARGV[1]), tonumber(ARGV[2]), strings[1]
-local last = known and tonumber(string.match(known, '^%d+')) or 0
-if last == number then return sub(known, #ARGV[1] + 2) end
-if last > number then return 2 end
-if last < acknowledged then return 1 end
-local command, seed, generation = ARGV[3], tonumber(ARGV[5]), strings[2] or '00000000'
-local kept_count, plans, groups = unpack(cmsgpack.unpack(ARGV[7]))
+local function read_number(known) return known and tonumber(string.match(known, '^%d+')) or 0 end
+local last = read_number(strings[2])
+if last == tonumber(ARGV[1]) then return sub(strings[2], #ARGV[1] + 2) end
+if last > tonumber(ARGV[1]) then return 2 end
+for s, acknowledged in ipairs(cmsgpack.unpack(ARGV[7])) do
+  if read_number(strings[s + 1]) < acknowledged then return 1 end
+end
+local command, seed, generation = ARGV[2], tonumber(ARGV[4]), strings[1] or '00000000'
+local kept_count, plans, groups = unpack(cmsgpack.unpack(ARGV[6]))
 local pack, concat = struct.pack, table.concat
 local results, count, at, key = {{}}, 0, 8, string_count - kept_count
 
@@ -207,24 +210,25 @@ for g = 1, #groups, 3 do
   if message then call(command, name, more and message .. concat(more) or message) end
 end
 
--- Behind everything else: who gets it through the other link has got the rest.
-if ARGV[4] ~= '' then call(command, ARGV[4], ARGV[1]) end
 local packed = cmsgpack.pack(results)
-call('SET', KEYS[1], ARGV[1] .. ' ' .. packed, 'EX', '{SENDER_SECONDS}')
+local outcome = ARGV[1] .. ' ' .. packed
+-- Behind everything else: who gets it through the other link has got the rest.
+if ARGV[3] ~= '' then call(command, ARGV[3], outcome) end
+call('SET', KEYS[2], outcome, 'EX', '{SENDER_SECONDS}')
 return packed
 """
 )
 
-# KEYS: sender, generation. ARGV: what was acknowledged last, a number of 8 hexadecimal digits.
+# KEYS: generation, senders. ARGV: a number of 8 hexadecimal digits, what was acknowledged of each.
 RENEW = Script(
     f"""\
 #!lua
 -- The id of this server's life: several nodes that find out the same agree on it.
 local info = redis.pcall('INFO', 'replication')
 local name = type(info) == 'string' and string.match(info, 'master_replid:(%x%x%x%x%x%x%x%x)')
-local generation = name or ARGV[2]
-redis.call('SET', KEYS[2], generation)
-redis.call('SET', KEYS[1], ARGV[1] .. ' ', 'EX', {SENDER_SECONDS})
+local generation = name or ARGV[1]
+redis.call('SET', KEYS[1], generation)
+for s = 2, #KEYS do redis.call('SET', KEYS[s], ARGV[s] .. ' ', 'EX', {SENDER_SECONDS}) end
 return generation
 """
 )

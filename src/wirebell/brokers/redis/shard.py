@@ -130,7 +130,7 @@ class Shard:
 
     async def handle_back(self) -> None:
         """Find out whether the server lost something, before anybody reads on from there."""
-        probes = [each.probe() for each in self.publishers if each.acknowledged]
+        probes = [each.probe() for each in self.publishers if each.has_acknowledged]
         for result in await asyncio.gather(*probes, return_exceptions=True):
             if isinstance(result, BaseException) and not isinstance(result, BrokerError):
                 raise result

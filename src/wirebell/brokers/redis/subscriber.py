@@ -22,6 +22,7 @@ from wirebell.brokers.redis.addresses import Access, Address
 from wirebell.brokers.redis.faults import explain, explain_start
 from wirebell.brokers.redis.servers import Servers, check_server
 from wirebell.brokers.redis.wire import ServerInfo, Wire, open_wire
+from wirebell.deferred import Deferred
 from wirebell.errors import BrokerClosed, BrokerError, BrokerUnavailable, ConfigError
 
 __all__ = ("Subscriber", "SubscriberEvents")
@@ -145,7 +146,7 @@ class Subscriber:
         self._fail(EOFError("closed by us"))
         await self.batcher.aclose()
 
-    def subscribe(self, name: bytes) -> asyncio.Future[None]:
+    def subscribe(self, name: bytes) -> Deferred[None]:
         """Want a name; done when the server has confirmed it.
 
         Raises:
@@ -153,7 +154,7 @@ class Subscriber:
         """
         return self.batcher.add((True, name))
 
-    def unsubscribe(self, name: bytes) -> asyncio.Future[None]:
+    def unsubscribe(self, name: bytes) -> Deferred[None]:
         """Want it no more; likewise."""
         return self.batcher.add((False, name))
 

@@ -25,6 +25,7 @@ from wirebell.brokers.sqlite.reader import Question, Reader, ReadHistory, ReadMe
 from wirebell.brokers.sqlite.statements import HistoryRow
 from wirebell.brokers.sqlite.wakeups import Wakeups, find_folder
 from wirebell.brokers.sqlite.writer import Job, Writer
+from wirebell.deferred import Deferred
 from wirebell.errors import BrokerUnavailable
 
 __all__ = ("Store",)
@@ -105,7 +106,7 @@ class Store:
 
     # Work
 
-    def write(self, operation: Operation) -> asyncio.Future[Answer]:
+    def write(self, operation: Operation) -> Deferred[Answer]:
         """Have an operation done with the others of this turn.
 
         Raises:
