@@ -340,7 +340,10 @@ def _prepare(path: Path) -> None:
         _make_file(path)
     connection = connect(path, busy_seconds=LOCK_SECONDS_MAX, cache_kib=256)
     try:
+        # One look: else another worker may make the tables between its parts.
+        connection.execute("BEGIN")
         _check(connection, path)
+        connection.execute("COMMIT")
         # Both before the first table, or never.
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from wirebell.brokers.sqlite import database
 from wirebell.brokers.sqlite.database import (
     APPLICATION,
     SCHEMA,
@@ -51,6 +52,28 @@ def test_a_fresh_file(path: Path) -> None:
     assert [(APPLICATION,)] == run(path, "PRAGMA application_id")
     assert [(SCHEMA,)] == run(path, "PRAGMA user_version")
     assert [(2,)] == run(path, "PRAGMA auto_vacuum")
+
+
+def test_two_who_prepare_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who begins while another looks at the fresh file does not make it look strange."""
+    read = database._pragma
+    others: list[threading.Thread] = []
+
+    def read_slowly(connection: sqlite3.Connection, name: str) -> int:
+        found = read(connection, name)
+        if name == "application_id" and not others:
+            others.append(threading.Thread(target=prepare, args=(path,)))
+            others[0].start()
+            # It must wait for this look, which would come to its end first otherwise.
+            others[0].join(timeout=0.5)
+        return found
+
+    monkeypatch.setattr(database, "_pragma", read_slowly)
+    prepare(path)
+    others[0].join()
+
+    assert [(APPLICATION,)] == run(path, "PRAGMA application_id")
+    assert [(1,)] == run(path, "SELECT count(*) FROM meta WHERE name = 'instance'")
 
 
 def test_preparing_again_changes_nothing(path: Path) -> None:
