@@ -160,9 +160,10 @@ class Broker(Protocol):
             how: What holds for this publication alone; ``None`` is the default of all of it.
 
         Returns:
-            Where it went, at once or when the broker has answered. When ``how`` made it be left
-            out nothing was published: a repeated idempotency key gives the first one's position,
-            an old version the stream's top.
+            Where it went, at once or when the broker has answered: any awaitable, best a
+            `wirebell.deferred.Deferred`, which needs no task of its own. When ``how`` made it be
+            left out nothing was published: a repeated idempotency key gives the first one's
+            position, an old version the stream's top.
 
         Raises:
             BrokerClosed: The broker is not running.

@@ -256,9 +256,9 @@ class Lane:
         return True
 
 
-def _key_of(item: Item | None) -> str:
-    """Return what an item is about: its channel; a probe is about nothing else."""
-    return "" if item is None else item.names.name
+def _key_of(item: Item | None) -> bytes:
+    """Return what an item is about: its channel. What is for nodes, and probes, are one thing."""
+    return b"" if item is None else item.names.meta
 
 
 def _size_of(item: Item | None) -> int:

@@ -223,12 +223,21 @@ return packed
 RENEW = Script(
     f"""\
 #!lua
+local is_lost = false
+for s = 2, #KEYS do
+  local known = redis.call('GET', KEYS[s])
+  if (known and tonumber(string.match(known, '^%d+')) or 0) < tonumber(ARGV[s]) then
+    is_lost = true
+    redis.call('SET', KEYS[s], ARGV[s] .. ' ', 'EX', {SENDER_SECONDS})
+  end
+end
+-- Another lane of the same process was here before.
+if not is_lost then return redis.call('GET', KEYS[1]) or '00000000' end
 -- The id of this server's life: several nodes that find out the same agree on it.
 local info = redis.pcall('INFO', 'replication')
 local name = type(info) == 'string' and string.match(info, 'master_replid:(%x%x%x%x%x%x%x%x)')
 local generation = name or ARGV[1]
 redis.call('SET', KEYS[1], generation)
-for s = 2, #KEYS do redis.call('SET', KEYS[s], ARGV[s] .. ' ', 'EX', {SENDER_SECONDS}) end
 return generation
 """
 )
