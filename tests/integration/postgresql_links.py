@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from tests.integration import lossy_links
+from tests.services.postgresql import USER
 from wirebell.backoff import Backoff
 from wirebell.brokers.postgresql import PostgreSQLBroker, PostgreSQLPresenceStore, read_url
 from wirebell.model import ChannelOptions, History, Publication, PublishOptions
@@ -101,84 +102,12 @@ async def refusal_of(url: str) -> BaseException:
     return one
 
 
-class LossyLink:
-    """A TCP proxy to a server: on demand it loses answers, or everything.
+class LossyLink(lossy_links.LossyLink):
+    """A link that loses answers to calls which carry `LOSES`."""
 
-    Attributes:
-        lost_answers: So many calls more that carry `LOSE` lose their answer and their connection.
-        refuses: Close whatever comes.
-    """
-
-    LOSE = b"lose my answer"
-
-    def __init__(self, url: str) -> None:
-        self.target = url
-        self.lost_answers = 0
-        self.refuses = False
-        self.server: asyncio.Server | None = None
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.writers: set[asyncio.StreamWriter] = set()
+    LOSES = b"lose my answer"
 
     @property
     def url(self) -> str:
-        """Where it is."""
-        assert self.server is not None
-        before, _, after = self.target.rpartition(":")
-        port = self.server.sockets[0].getsockname()[1]
-        return f"{before}:{port}/{after.partition('/')[2]}?sslmode=disable"
-
-    @property
-    def port(self) -> int:
-        """Of the server."""
-        return int(self.target.rpartition(":")[2].partition("/")[0])
-
-    async def __aenter__(self) -> Self:
-        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self.server is not None
-        self.server.close()
-        self.cut()
-        for task in list(self.tasks):
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-
-    def cut(self) -> None:
-        """End every connection at once."""
-        for writer in self.writers:
-            writer.transport.abort()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry one connection."""
-        if self.refuses:
-            writer.transport.abort()
-            return
-        answers, questions = await asyncio.open_connection("127.0.0.1", self.port)
-        self.writers |= {writer, questions}
-        is_losing = asyncio.Event()
-
-        async def ask() -> None:
-            while data := await reader.read(65536):
-                if self.LOSE in data and self.lost_answers:
-                    self.lost_answers -= 1
-                    is_losing.set()
-                questions.write(data)
-
-        async def answer() -> None:
-            while data := await answers.read(65536):
-                if is_losing.is_set():
-                    break
-                writer.write(data)
-
-        tasks = {asyncio.create_task(ask()), asyncio.create_task(answer())}
-        self.tasks |= tasks
-        with contextlib.suppress(OSError):
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self.tasks -= tasks
-        for each in (writer, questions):
-            each.transport.abort()
-            self.writers.discard(each)
+        """Where it is, for the server's owner."""
+        return f"postgresql://{USER}@{self.address}/postgres?sslmode=disable"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from tests.integration import lossy_links
 from wirebell.brokers.redis import RedisBroker, RedisPresenceStore, read_url
 from wirebell.model import ChannelOptions, History, Publication, PublishOptions
 from wirebell.testing import RecordingListener
@@ -68,75 +67,12 @@ async def store_at(url: str) -> AsyncIterator[RedisPresenceStore]:
         await store.aclose()
 
 
-class LossyLink:
-    """A TCP proxy to a server: on demand it loses answers to scripts, or everything.
+class LossyLink(lossy_links.LossyLink):
+    """A link that loses answers to scripts."""
 
-    Attributes:
-        lost_answers: So many answers more to calls of scripts are lost, each with its connection.
-        refuses: Close whatever comes.
-    """
-
-    def __init__(self, port: int) -> None:
-        self.target = port
-        self.lost_answers = 0
-        self.refuses = False
-        self.server: asyncio.Server | None = None
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.writers: set[asyncio.StreamWriter] = set()
+    LOSES = b"EVALSHA"
 
     @property
     def url(self) -> str:
         """Where it is."""
-        assert self.server is not None
-        return f"redis://127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
-
-    async def __aenter__(self) -> Self:
-        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self.server is not None
-        self.server.close()
-        self.cut()
-        for task in list(self.tasks):
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-
-    def cut(self) -> None:
-        """End every connection at once."""
-        for writer in self.writers:
-            writer.transport.abort()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry one connection."""
-        if self.refuses:
-            writer.transport.abort()
-            return
-        answers, questions = await asyncio.open_connection("127.0.0.1", self.target)
-        self.writers |= {writer, questions}
-        is_losing = asyncio.Event()
-
-        async def ask() -> None:
-            while data := await reader.read(65536):
-                if b"EVALSHA" in data and self.lost_answers:
-                    self.lost_answers -= 1
-                    is_losing.set()
-                questions.write(data)
-
-        async def answer() -> None:
-            while data := await answers.read(65536):
-                if is_losing.is_set():
-                    break
-                writer.write(data)
-
-        tasks = {asyncio.create_task(ask()), asyncio.create_task(answer())}
-        self.tasks |= tasks
-        with contextlib.suppress(OSError):
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self.tasks -= tasks
-        for each in (writer, questions):
-            each.transport.abort()
-            self.writers.discard(each)
+        return f"redis://{self.address}"

@@ -76,53 +76,53 @@ def channels_of(shard: int, count: int, name: str) -> list[str]:
 
 async def test_lost_answer_publishes_once(server: postgresql.PostgreSQLServer) -> None:
     """A call whose answer was lost is repeated, and happened once: in history and for nodes."""
-    async with LossyLink(server.url) as link, broker_at(link.url) as running:
+    async with LossyLink(server.port) as link, broker_at(link.url) as running:
         await running.broker.subscribe("once")
         await publish(running, "once", b"1")
         link.lost_answers = 1
         second, third = await asyncio.gather(
-            publish(running, "once", LossyLink.LOSE), publish(running, "once", b"3")
+            publish(running, "once", LossyLink.LOSES), publish(running, "once", b"3")
         )
         await publish(running, "once", b"4")
         await running.listener.wait_count("once", 4)
 
         assert 0 == link.lost_answers
         assert [2, 3] == [second.position.offset, third.position.offset]
-        assert [b"1", LossyLink.LOSE, b"3", b"4"] == await running.payloads("once")
-        assert [b"1", LossyLink.LOSE, b"3", b"4"] == running.delivered("once")
+        assert [b"1", LossyLink.LOSES, b"3", b"4"] == await running.payloads("once")
+        assert [b"1", LossyLink.LOSES, b"3", b"4"] == running.delivered("once")
 
 
 async def test_lost_answers_of_what_is_not_kept(server: postgresql.PostgreSQLServer) -> None:
     """Without history, too, what is repeated is delivered once; so is what nodes are told."""
-    async with LossyLink(server.url) as link, broker_at(link.url) as running:
+    async with LossyLink(server.port) as link, broker_at(link.url) as running:
         await running.broker.subscribe("unkept")
         for _ in range(3):
             link.lost_answers = 1
-            await publish(running, "unkept", LossyLink.LOSE, UNKEPT)
+            await publish(running, "unkept", LossyLink.LOSES, UNKEPT)
         link.lost_answers = 1
-        await running.broker.publish_control(LossyLink.LOSE)
+        await running.broker.publish_control(LossyLink.LOSES)
         await running.broker.check()
 
         assert 0 == link.lost_answers
-        assert [LossyLink.LOSE] * 3 == running.delivered("unkept")
-        assert [LossyLink.LOSE] == running.listener.controls
+        assert [LossyLink.LOSES] * 3 == running.delivered("unkept")
+        assert [LossyLink.LOSES] == running.listener.controls
 
 
 async def test_lost_answer_with_keys_and_versions(server: postgresql.PostgreSQLServer) -> None:
     """A repeated call gives what the first one gave, also to those who were left out."""
-    async with LossyLink(server.url) as link, broker_at(link.url) as running:
+    async with LossyLink(server.port) as link, broker_at(link.url) as running:
         key = PublishOptions(idempotency_key="k")
         await publish(running, "told", b"0", how=key)
         link.lost_answers = 1
         again, new, old = await asyncio.gather(
             publish(running, "told", b"1", how=key),
-            publish(running, "told", LossyLink.LOSE, how=PublishOptions(version=2)),
+            publish(running, "told", LossyLink.LOSES, how=PublishOptions(version=2)),
             publish(running, "told", b"2", how=PublishOptions(version=1)),
         )
 
         assert [True, False, True] == [each.is_suppressed for each in (again, new, old)]
         assert [1, 2, 2] == [each.position.offset for each in (again, new, old)]
-        assert [b"0", LossyLink.LOSE] == await running.payloads("told")
+        assert [b"0", LossyLink.LOSES] == await running.payloads("told")
 
 
 async def test_cut_link_comes_back(
@@ -131,7 +131,7 @@ async def test_cut_link_comes_back(
     """After a cut the node is told, and what was written meanwhile arrives; it is logged once."""
     caplog.set_level(logging.INFO, "wirebell.brokers.postgresql")
     async with (
-        LossyLink(server.url) as link,
+        LossyLink(server.port) as link,
         broker_at(link.url) as running,
         broker_at(server.url) as other,
     ):
@@ -176,7 +176,7 @@ async def test_one_of_several_connections_is_ended(server: postgresql.PostgreSQL
 
 async def test_publishing_while_the_link_is_cut(server: postgresql.PostgreSQLServer) -> None:
     """Who publishes during a cut waits for the link; if it stays away, within the bound."""
-    async with LossyLink(server.url) as link, broker_at(f"{link.url}&io_timeout=1") as running:
+    async with LossyLink(server.port) as link, broker_at(f"{link.url}&io_timeout=1") as running:
         link.refuses = True
         link.cut()
         waiting = asyncio.ensure_future(publish(running, "waits", b"1"))

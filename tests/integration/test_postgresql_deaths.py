@@ -113,15 +113,15 @@ async def test_standby_that_takes_over() -> None:
         postgresql.standby_of(primary) as standby,
     ):
         refused = await refusal_of(standby.url)
-        async with LossyLink(primary.url) as link, broker_at(link.url) as running:
-            link.target = standby.url
+        async with LossyLink(primary.port) as link, broker_at(link.url) as running:
+            link.target = standby.port
             link.cut()
             waiting = asyncio.ensure_future(publish(running, "moved", b"1"))
             async with asyncio.timeout(3):
                 while not standby.sql(sessions):  # noqa: ASYNC110 - nobody tells
                     await asyncio.sleep(0.01)
             assert not waiting.done()
-            link.target = primary.url
+            link.target = primary.port
             await waiting
         hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
         url = (

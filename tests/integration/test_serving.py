@@ -30,8 +30,9 @@ pytestmark = pytest.mark.slow
 
 WAIT_SECONDS = 30.0
 """Bound of every wait that ends as soon as it can; two busy cores start slowly."""
-AT_ONCE_SECONDS = 2.0
-"""A second is promised; the other is for a machine with other things to do."""
+AT_ONCE_SECONDS = 8.0
+"""A second is promised; the others are for a machine with other things to do. What is given up at
+once would take forty."""
 LOOPS = ("uvloop", "asyncio")
 UPGRADE = (
     b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
