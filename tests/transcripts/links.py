@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Closed", "Inbox", "Link", "NativePing", "Refused", "Socket", "Stream", "open_socket")
 
-OPEN_SECONDS = 10.0
+OPEN_SECONDS = 30.0
 CLOSE_SECONDS = 2.0
 READ_BYTES = 65_536
 

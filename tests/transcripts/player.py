@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Difference", "Player")
 
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 30.0
 """How much later than recorded something may come, on a machine that is busy."""
 
 SETTLE_SECONDS = 0.1
