@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.unit.clocks import pass_time, turns
-from tests.unit.exchange import Exchange, Site, joined
+from tests.unit.exchange import Exchange, Listener, Site, joined
 from wirebell.model import ChannelOptions, History
 from wirebell.receiving import resuming
 from wirebell.settings import Settings
@@ -23,6 +23,19 @@ async def lose(there: Site, here: Site, channel: str, text: str) -> None:
     await there.publish(channel, text)
     await turns()
     here.link.lost.clear()
+
+
+async def begin_to_fill(there: Site, here: Site) -> tuple[Listener, asyncio.Event]:
+    """Have somebody hear 1, lose 2 and get 3 while history waits; returns who, and its gate."""
+    who = here.listener()
+    await who.subscribe("h")
+    await there.publish("h", "1")
+    await turns()
+    gate = here.link.hold("history")
+    await lose(there, here, "h", "2")
+    await there.publish("h", "3")
+    await turns()
+    return who, gate
 
 
 async def test_what_was_missed_is_read() -> None:
@@ -232,9 +245,7 @@ async def test_history_fails_for_good() -> None:
         await ann.subscribe("h")
         await there.publish("h", "1")
         await turns()
-        here.link.lost.add("h")
-        await there.publish("h", "2")
-        here.link.lost.clear()
+        await lose(there, here, "h", "2")
         here.link.failures.add("history")
         await there.publish("h", "3")
         await turns()
@@ -346,19 +357,8 @@ async def test_healed_twice() -> None:
 async def test_another_gap_while_filling() -> None:
     """Something that is lost while history is read is read once more."""
     async with joined("a", "b", settings=SETTINGS) as (here, there):
-        ann = here.listener()
-        await ann.subscribe("h")
-        await there.publish("h", "1")
-        await turns()
-        gate = here.link.hold("history")
-        here.link.lost.add("h")
-        await there.publish("h", "2")
-        here.link.lost.clear()
-        await there.publish("h", "3")
-        await turns()
-        here.link.lost.add("h")
-        await there.publish("h", "4")
-        here.link.lost.clear()
+        ann, gate = await begin_to_fill(there, here)
+        await lose(there, here, "h", "4")
         await there.publish("h", "5")
         await turns()
         gate.set()
@@ -371,16 +371,7 @@ async def test_another_epoch_while_filling() -> None:
     """A stream that is lost while history is read is told once, and then goes on."""
     exchange = Exchange()
     async with joined("a", "b", settings=SETTINGS, exchange=exchange) as (here, there):
-        ann = here.listener()
-        await ann.subscribe("h")
-        await there.publish("h", "1")
-        await turns()
-        gate = here.link.hold("history")
-        here.link.lost.add("h")
-        await there.publish("h", "2")
-        here.link.lost.clear()
-        await there.publish("h", "3")
-        await turns()
+        ann, gate = await begin_to_fill(there, here)
         exchange.log.forget("h")
         await there.publish("h", "new 1")
         await turns()
@@ -394,16 +385,7 @@ async def test_another_epoch_while_filling() -> None:
 async def test_who_left_meanwhile() -> None:
     """A channel that nobody is subscribed to any more holds nothing."""
     async with joined("a", "b", settings=SETTINGS) as (here, there):
-        ann = here.listener()
-        await ann.subscribe("h")
-        await there.publish("h", "1")
-        await turns()
-        gate = here.link.hold("history")
-        here.link.lost.add("h")
-        await there.publish("h", "2")
-        here.link.lost.clear()
-        await there.publish("h", "3")
-        await turns()
+        ann, gate = await begin_to_fill(there, here)
         here.node.disconnect(ann.connection)
         gate.set()
         await turns(20)
@@ -423,9 +405,7 @@ async def test_who_comes_while_filling() -> None:
         await there.publish("h", "1")
         await turns()
         gate = here.link.hold("history")
-        here.link.lost.add("h")
-        await there.publish("h", "2")
-        here.link.lost.clear()
+        await lose(there, here, "h", "2")
         await there.publish("h", "3")
         await turns()
         work = asyncio.create_task(ben.subscribe("h"))
@@ -485,9 +465,7 @@ async def test_a_channel_that_keeps_nothing_any_more() -> None:
         await there.publish("h", "1")
         await turns()
         here.node.receiving.resuming.options_for = lambda _: ChannelOptions()
-        here.link.lost.add("h")
-        await there.publish("h", "2")
-        here.link.lost.clear()
+        await lose(there, here, "h", "2")
         await there.publish("h", "3")
         await turns()
 
