@@ -145,6 +145,11 @@ class Lane:
         self.arrived = 0
         self.waiter: asyncio.Future[None] | None = None
 
+    @property
+    def senders(self) -> list[Lane]:
+        """Whose keys and numbers a call of this lane carries, in that order: its own come first."""
+        return [self, *(lane for lane in self.publisher.lanes if lane is not self)]
+
     def handle_marker(self, data: bytes) -> None:
         """Learn that everything up to a call has arrived, and what became of it."""
         number, _, results = data.partition(b" ")
@@ -171,15 +176,14 @@ class Lane:
         loop, publisher = asyncio.get_running_loop(), self.publisher
         deadline = loop.time() + publisher.link.place.access.io_seconds
         items = [item for item in given if item is not None]
-        lanes = [self, *(lane for lane in publisher.lanes if lane is not self)]
-        batch = Batch(items, [publisher.generation_key, *(lane.key for lane in lanes)])
+        batch = Batch(items, [publisher.generation_key, *(lane.key for lane in self.senders)])
         has_probe = len(items) < len(given)
         wire = publisher.reader.wire_of(publisher.partition)
         if not has_probe and batch.names.isdisjoint(publisher.followed):
             # Nothing of it comes here.
             wire = None
         self.number += 1
-        for lane in lanes:
+        for lane in publisher.lanes:
             lane.forget(loop.time())
         self.carried, self.results = None if has_probe else batch, None
         try:
@@ -223,7 +227,6 @@ class Lane:
     async def _call(self, batch: Batch, marker: str, deadline: float) -> bytes | int:
         """Carry a call; the same number is carried once."""
         publisher = self.publisher
-        known = [lane.acknowledged for lane in publisher.lanes if lane is not self]
         values: list[str | bytes | int] = [
             self.number,
             publisher.command,
@@ -231,7 +234,7 @@ class Lane:
             secrets.randbits(32),
             batch.string_count,
             batch.structure,
-            pack((self.acknowledged, *known)),
+            pack([lane.acknowledged for lane in self.senders]),
             *batch.records,
         ]
         answer: bytes | int = await publisher.link.call(
